@@ -1,0 +1,292 @@
+"""A run <-> one dictionary of plain data: everything needed to go on as if it had never stopped.
+
+The keys::
+
+    format, fulmen_version      of this file
+    state_dict                  of the module
+    epoch, global_step          for people; the position is in ``loops``
+    loops                       {"fit_loop": position, open accumulation window, sums of unfinished epoch metrics}
+    optimizer_states            one per optimizer, in the order of configure_optimizers
+    lr_schedulers               one per scheduler, likewise
+    callbacks                   {state_key: state}
+    precision                   a gradient scale, where there is one
+    hyper_parameters, hparams_name; datamodule_hyper_parameters, datamodule_hparams_name
+    <name of the data module>   its state, where it has one
+    loggers                     one per logger, in order: {"class", "state"}
+    rng                         random states of the host and of the device
+    data                        {phase: one position per loader}
+    run                         {"id", "module", "options", "plugins"}
+
+``on_save_checkpoint`` hooks may add others. A checkpoint of weights only has neither optimizers, schedulers, callbacks,
+``loops`` nor anything after ``hyper_parameters``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fulmen.contracts.callback import Callback, Checkpoint
+from fulmen.contracts.hyperparameters import plain
+from fulmen.contracts.module import load_weights
+from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
+from fulmen.plugins import version
+from fulmen.rng import random_state, set_random_state
+from fulmen.state import Run
+from fulmen.storage import check_plain, newest_checkpoint, read_checkpoint, write_checkpoint
+
+FORMAT = 1
+_FIT_KEYS = ("optimizer_states", "lr_schedulers", "loops")
+
+
+# ---- Save
+
+
+def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
+    """The checkpoint of a run as it stands. The same call on every rank.
+
+    Args:
+        run: The run.
+        weights_only: Only what is needed to use or test the module.
+    """
+    module, datamodule, progress = run.module, run.datamodule, run.progress
+    checkpoint: dict[str, Any] = {
+        "format": FORMAT,
+        "fulmen_version": version(),
+        "epoch": progress.epoch,
+        "global_step": progress.step,
+        "state_dict": run.runtime.strategy.module_state(module),
+        **_hyperparameters(module, "hparams_name", "hyper_parameters"),
+    }
+    if datamodule is not None:
+        checkpoint.update(_hyperparameters(datamodule, "datamodule_hparams_name", "datamodule_hyper_parameters"))
+        if state := datamodule.state_dict():
+            checkpoint[type(datamodule).__qualname__] = state
+    if not weights_only:
+        checkpoint.update(_training_state(run))
+    for hook in (*run.hooks.on_save_checkpoint, *run.late.on_save_checkpoint):
+        hook(checkpoint)
+    return checkpoint
+
+
+def save(run: Run, path: str | os.PathLike[str], weights_only: bool = False) -> None:
+    """Write a checkpoint of a run: rank 0 does it, and every rank returns, or raises, when it is done.
+
+    Raises:
+        CheckpointError: It cannot be written, or holds more than plain data.
+    """
+    checkpoint, failure = collect(run, weights_only), None
+    if run.runtime.is_global_zero:
+        try:
+            write_checkpoint(checkpoint, path)
+        except CheckpointError as error:
+            if run.runtime.world_size == 1:
+                raise
+            failure = str(error)
+    failure = run.runtime.broadcast(failure)
+    if failure is not None:
+        raise CheckpointError(failure)
+
+
+def _training_state(run: Run) -> dict[str, Any]:
+    strategy, progress = run.runtime.strategy, run.progress
+    run.metrics.drain(wait=True)  # loggers say where their record ends: everything sent must have arrived
+    position = {
+        "progress": progress.state_dict(),
+        "accumulate_grad_batches": run.accumulate,
+        "window": run.step.state_dict() if run.step is not None else {},
+        "gradients": _open_gradients(run),
+        "metrics": run.metrics.state_dict(),
+    }
+    done = position["progress"]["batch"]
+    return {
+        "loops": {"fit_loop": position},
+        "optimizer_states": [strategy.optimizer_state(optimizer) for optimizer in run.optimizers],
+        "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers],
+        "callbacks": {callback.state_key: state for callback in run.callbacks if (state := callback.state_dict())},
+        "precision": run.runtime.precision.state_dict(),
+        "loggers": [{"class": type(logger).__qualname__, "state": logger.state_dict()} for logger in run.loggers],
+        "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
+        "data": {phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()},
+        "run": {
+            "id": run.run_id,
+            "module": type(run.module).__qualname__,
+            "options": run.options.to_json(),
+            "plugins": run.runtime.plugins.effective(),
+        },
+    }
+
+
+def _open_gradients(run: Run) -> dict[str, torch.Tensor]:
+    """Gradients that wait for the rest of their accumulation window; nothing between steps."""
+    if run.step is None or not run.step.position:
+        return {}
+    return {name: p.grad for name, p in run.module.named_parameters() if p.grad is not None}
+
+
+def _hyperparameters(owner: Any, name_key: str, key: str) -> dict[str, Any]:
+    if not owner.hparams:
+        return {}
+    return {name_key: owner.hparams_name or "kwargs", key: plain(dict(owner.hparams))}
+
+
+def check_savable(run: Run) -> None:
+    """Find out before training, not at the first save, whether hyper-parameters and states can be saved.
+
+    Raises:
+        CheckpointError: They cannot; the message names the key.
+        ConfigurationError: Two callbacks would use the same key.
+    """
+    if any(isinstance(callback, Checkpoint) for callback in run.callbacks):
+        check_plain(_hyperparameters(run.module, "hparams_name", "hyper_parameters"))
+        if run.datamodule is not None:
+            check_plain(_hyperparameters(run.datamodule, "datamodule_hparams_name", "datamodule_hyper_parameters"))
+    keys = [callback.state_key for callback in run.callbacks if callback.state_dict()]
+    for key in {key for key in keys if keys.count(key) > 1}:
+        raise ConfigurationError(
+            f"two callbacks keep their state under {key!r}, so one would overwrite the other: override state_key to tell them apart"
+        )
+
+
+# ---- Find
+
+
+def find_checkpoint(ckpt_path: Any, trainer: Any, callbacks: list[Callback], module: str) -> str | None:
+    """The path that ``ckpt_path`` stands for.
+
+    Args:
+        ckpt_path: A path or URL, ``"last"``, ``"best"``, or ``None``.
+        trainer: For the callbacks that are asked.
+        callbacks: Those of the trainer.
+        module: The class of the module, which the checkpoint must have been made of where it is searched for.
+
+    Raises:
+        CheckpointError: There is no best one.
+    """
+    if ckpt_path is None or str(ckpt_path) not in ("last", "best"):
+        return None if ckpt_path is None else str(ckpt_path)
+    savers = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+    if ckpt_path == "best":
+        found = next((callback.best_model_path for callback in savers if callback.best_model_path), None)
+        if found is None:
+            raise CheckpointError(
+                "ckpt_path='best': no callback of this trainer has a best checkpoint; add a ModelCheckpoint with a monitor, "
+                "and fit before"
+            )
+        return found
+    folders = [folder for callback in savers for folder in callback.folders(trainer)]
+    newest = newest_checkpoint(folders, lambda checkpoint: checkpoint.get("run", {}).get("module") == module)
+    if newest is None:
+        warn("no-checkpoint", f"ckpt_path='last': there is none of a {module} in {listing(folders)}; starting from the beginning")
+    return str(newest) if newest is not None else None
+
+
+def read_for(stage: str, path: str) -> dict[str, Any]:
+    """Read a checkpoint for a stage.
+
+    Raises:
+        CheckpointError: It cannot be read, is of a newer fulmen or another library, or lacks what the stage needs.
+    """
+    checkpoint = read_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path} is no checkpoint of a module: it has no 'state_dict', but {listing(checkpoint)}")
+    if checkpoint.get("format", FORMAT) > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {checkpoint['format']}, and this fulmen reads formats up to {FORMAT}: update fulmen "
+            f"(it was written by version {checkpoint.get('fulmen_version')})"
+        )
+    if stage != "fit":
+        return checkpoint
+    missing = [key for key in _FIT_KEYS if key not in checkpoint]
+    if "format" not in checkpoint and "pytorch-lightning_version" in checkpoint:
+        raise CheckpointError(
+            f"{path} was written by PyTorch Lightning {checkpoint['pytorch-lightning_version']}, and a fit continues only what "
+            "fulmen wrote; take its weights: Module.load_from_checkpoint(path)"
+        )
+    if missing:
+        raise CheckpointError(
+            f"{path} cannot be continued: it has no {listing(missing)}, so it holds weights only; take them with "
+            "Module.load_from_checkpoint(path) and start a new fit"
+        )
+    return checkpoint
+
+
+# ---- Restore
+
+
+def apply(run: Run, checkpoint: dict[str, Any], path: str) -> None:
+    """Put the state in a checkpoint into a run that is set up. Random states and positions in the data follow when training starts.
+
+    Raises:
+        CheckpointError: It does not fit the module, its optimizers or schedulers.
+    """
+    for hook in (*run.hooks.on_load_checkpoint, *run.late.on_load_checkpoint):
+        hook(checkpoint)
+    module, strategy = run.module, run.runtime.strategy
+    load_weights(
+        module, checkpoint["state_dict"], module.strict_loading, path,
+        lambda state, strict: strategy.load_module_state(module, state, strict),
+    )  # fmt: skip
+    if run.datamodule is not None and type(run.datamodule).__qualname__ in checkpoint:
+        run.datamodule.load_state_dict(checkpoint[type(run.datamodule).__qualname__])
+    _apply_callbacks(run, checkpoint.get("callbacks", {}), path)
+    if run.stage == "fit":
+        _apply_training(run, checkpoint, path)
+
+
+def _apply_callbacks(run: Run, states: Mapping[str, Any], path: str) -> None:
+    by_key = {callback.state_key: callback for callback in run.callbacks}
+    for key, state in states.items():
+        if key in by_key:
+            by_key[key].load_state_dict(state)
+    lost = [key for key in states if key not in by_key]
+    if lost and run.stage == "fit":
+        warn("callback-state", f"{path} holds the state of callbacks that this trainer does not have: {listing(lost)}")
+
+
+def _apply_training(run: Run, checkpoint: dict[str, Any], path: str) -> None:
+    position = checkpoint["loops"]["fit_loop"]
+    run.runtime.precision.load_state_dict(checkpoint["precision"])
+    _check_count(path, "optimizers", len(run.optimizers), len(checkpoint["optimizer_states"]))
+    _check_count(path, "learning-rate schedulers", len(run.schedulers), len(checkpoint["lr_schedulers"]))
+    for optimizer, state in zip(run.optimizers, checkpoint["optimizer_states"], strict=True):
+        try:
+            run.runtime.strategy.load_optimizer_state(optimizer, state)
+        except ValueError as error:
+            raise CheckpointError(f"{path} does not fit the optimizer {type(optimizer).__name__}: {error}") from error
+    for config, state in zip(run.schedulers, checkpoint["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(state)
+    run.progress.load_state_dict(position["progress"])
+    run.accumulate = position["accumulate_grad_batches"]
+    run.metrics.load_state_dict(position["metrics"], run.device)
+    run.run_id = checkpoint["run"]["id"]
+    gradients = position["gradients"]
+    for name, parameter in run.module.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device)
+
+
+def _check_count(path: str, what: str, have: int, saved: int) -> None:
+    if have != saved:
+        raise CheckpointError(f"{path} holds the state of {saved} {what}, and configure_optimizers gives {have}: they must be the same")
+
+
+def apply_loggers(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Let loggers continue their records: before anything is logged, and before anyone asks for their folders."""
+    for logger, saved in zip(run.loggers, checkpoint.get("loggers", []), strict=False):
+        if saved["class"] == type(logger).__qualname__:
+            logger.load_state_dict(saved["state"])
+
+
+def finish_resuming(run: Run) -> None:
+    """The last part of a resume, when nothing stands between it and the next batch: open windows and random states."""
+    checkpoint = run.resumed
+    if checkpoint is None:
+        return
+    run.step.load_state_dict(checkpoint["loops"]["fit_loop"]["window"])
+    set_random_state(checkpoint["rng"])
+    run.runtime.accelerator.set_random_state(checkpoint["rng"]["device"])
+

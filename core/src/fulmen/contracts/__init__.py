@@ -1,0 +1,1 @@
+"""What fulmen promises: one file per contract, each importing torch and typing and little else."""

@@ -1,0 +1,208 @@
+"""``save_hyperparameters`` and what it keeps: shared by :class:`fulmen.Module` and :class:`fulmen.DataModule`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import typing
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fulmen.errors import ConfigurationError, listing
+
+
+class Hyperparameters(dict[str, Any]):
+    """A dictionary whose keys can also be read and set as attributes.
+
+    >>> Hyperparameters(lr=0.1).lr
+    0.1
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"there is no hyper-parameter {name!r}; saved are: {listing(self)}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+    def __repr__(self) -> str:
+        return "\n".join(f'"{name}": {value!r}' for name, value in self.items())
+
+
+class HasHyperparameters:
+    """Gives an object ``save_hyperparameters`` and ``hparams``."""
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: str | Iterable[str] | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Keep constructor arguments in ``self.hparams`` and in every checkpoint.
+
+        Without arguments, all arguments of ``__init__`` are kept, those of a subclass's ``__init__`` included, and
+        ``**kwargs`` flattened. With names, only those. With one mapping, dataclass or namespace, its contents.
+
+        Args:
+            *args: Names of constructor arguments, or one object that holds the hyper-parameters.
+            ignore: Names to leave out.
+            frame: The frame of ``__init__``; ``None`` takes the caller's.
+            logger: Whether the loggers receive them when a run starts.
+
+        Raises:
+            ConfigurationError: A name is no argument of ``__init__``, or a single object is of another kind.
+        """
+        frame = frame or _caller(inspect.currentframe())
+        arguments = _init_arguments(self, frame)
+        ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
+        if args and not isinstance(args[0], str):
+            values, name = _from_object(args[0]), _name_of(args[0], arguments)
+        else:
+            values, name = _select(arguments, args), None
+        kept = {key: value for key, value in values.items() if key not in ignored}
+        self.__dict__["_hparams"] = Hyperparameters({**self.hparams, **kept})
+        self.__dict__["_hparams_initial"] = Hyperparameters(self.hparams)
+        self.__dict__["_hparams_name"] = name
+        self.__dict__["_hparams_logged"] = logger
+
+    @property
+    def hparams(self) -> Hyperparameters:
+        """The saved hyper-parameters; empty where :meth:`save_hyperparameters` was not called."""
+        hparams: Hyperparameters = self.__dict__.setdefault("_hparams", Hyperparameters())
+        return hparams
+
+    @property
+    def hparams_initial(self) -> Hyperparameters:
+        """The hyper-parameters as they were when they were last saved; a copy."""
+        return Hyperparameters(self.__dict__.get("_hparams_initial", {}))
+
+    @property
+    def hparams_name(self) -> str | None:
+        """The constructor argument that held all hyper-parameters as one object; ``None`` where there is none."""
+        name: str | None = self.__dict__.get("_hparams_name")
+        return name
+
+    @property
+    def logs_hyperparameters(self) -> bool:
+        """Whether the loggers receive :attr:`hparams` when a run starts."""
+        return bool(self.hparams) and bool(self.__dict__.get("_hparams_logged", True))
+
+
+def plain(value: Any) -> Any:
+    """``value`` with dataclasses, namespaces and mappings, also nested ones, turned into dictionaries."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Namespace):
+        return {key: plain(item) for key, item in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+def init_arguments_from(cls: type, saved: Mapping[str, Any], name: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that build ``cls`` from saved hyper-parameters; ``given`` ones win.
+
+    Args:
+        cls: The class to build. It alone decides which types are made: nothing named in a file is imported.
+        saved: The hyper-parameters as plain data.
+        name: The argument that takes all of them as one object, or ``None``.
+        given: Arguments of the caller.
+    """
+    parameters = inspect.signature(cls).parameters
+    hints = _hints(cls.__init__)
+    if name is not None and name in parameters:
+        found: dict[str, Any] = {name: _rebuild(hints.get(name), dict(saved))}
+    elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        found = dict(saved)
+    else:
+        found = {key: _rebuild(hints.get(key), value) for key, value in saved.items() if key in parameters}
+    return {**found, **given}
+
+
+def read_hparams_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The hyper-parameters in a file: JSON, which ``hparams.yaml`` of fulmen also is, or YAML where PyYAML is installed."""
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        if importlib.util.find_spec("yaml") is None:
+            raise ConfigurationError(f"{path} is not JSON; to read it as YAML: pip install pyyaml") from None
+        found = importlib.import_module("yaml").safe_load(text)
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{path} does not hold a mapping of hyper-parameters")
+    return found
+
+
+def _rebuild(hint: Any, value: Any) -> Any:
+    """A dictionary as the dataclass or namespace that the constructor's annotation asks for."""
+    if not isinstance(value, dict):
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = _hints(hint)
+        known = {f.name for f in dataclasses.fields(hint) if f.init}
+        return hint(**{key: _rebuild(hints.get(key), item) for key, item in value.items() if key in known})
+    return Namespace(**value) if hint is Namespace else Hyperparameters(value)
+
+
+def _hints(subject: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(subject)
+    except (NameError, TypeError):  # an annotation that exists for type checkers only decides nothing here
+        return {}
+
+
+def _caller(frame: FrameType | None) -> FrameType:
+    if frame is None or frame.f_back is None:
+        raise ConfigurationError("save_hyperparameters needs the frame of __init__, and this Python gives none: pass frame=")
+    return frame.f_back
+
+
+def _init_arguments(owner: object, frame: FrameType | None) -> dict[str, Any]:
+    """The arguments of ``owner.__init__``, and of the subclasses' ``__init__`` that called it, outermost last."""
+    found: dict[str, Any] = {}
+    while frame is not None and frame.f_code.co_name == "__init__":
+        names, varargs, keywords, values = inspect.getargvalues(frame)
+        if not names or values[names[0]] is not owner:
+            break
+        if varargs and values[varargs]:
+            found[varargs] = values[varargs]
+        found.update({name: values[name] for name in names[1:]})
+        found.update(values[keywords] if keywords else {})
+        frame = frame.f_back
+    return found
+
+
+def _select(arguments: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    for name in names:
+        if name not in arguments:
+            raise ConfigurationError(
+                f"save_hyperparameters({name!r}): __init__ has no such argument; it has: {listing(arguments)}"
+            )
+    return {name: arguments[name] for name in names or arguments}
+
+
+def _from_object(value: Any) -> dict[str, Any]:
+    found = plain(value)
+    if not isinstance(found, dict):
+        raise ConfigurationError(
+            f"save_hyperparameters takes names, or one mapping, dataclass or namespace; got {type(value).__name__}"
+        )
+    return found
+
+
+def _name_of(value: Any, arguments: dict[str, Any]) -> str | None:
+    return next((name for name, argument in arguments.items() if argument is value), None)

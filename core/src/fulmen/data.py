@@ -1,0 +1,284 @@
+"""The loaders of one stage: how many batches they give, where they stand, and how a batch reaches the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fulmen.combined import CombinedLoader, Mode, is_collection
+from fulmen.contracts.data_hooks import DataHooks
+from fulmen.contracts.datamodule import DataModule
+from fulmen.contracts.module import Module
+from fulmen.contracts.precision import Precision
+from fulmen.errors import ConfigurationError, ModuleError
+from fulmen.hooks import overrides
+from fulmen.source import Source, distributed, in_order
+
+if TYPE_CHECKING:
+    from fulmen.contracts.strategy import Strategy
+    from fulmen.state import Run
+
+Move = Callable[[Any], Any]
+Limit = int | float
+LOADER_METHODS = {
+    "train": "train_dataloader",
+    "validate": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+"""Phase -> the method that gives its loaders."""
+
+
+class Loaders:
+    """All loaders of a phase.
+
+    Args:
+        loaders: Any iterable of batches, a :class:`CombinedLoader`, or loaders in dictionaries, lists and tuples.
+        phase: ``"train"``, ``"validate"``, ``"test"`` or ``"predict"``.
+        limit: Use so many batches (int), or this fraction of them (float), of each loader.
+        keep_order: Replace shuffling, as ``overfit_batches`` needs it.
+        strategy: Gives each rank its share; ``None`` leaves the samplers alone.
+    """
+
+    def __init__(self, loaders: Any, phase: str, limit: Limit, *, keep_order: bool = False, strategy: Strategy | None = None) -> None:
+        self.given, self.phase, self.name = loaders, phase, LOADER_METHODS[phase]
+        self.combined = _as_combined(loaders, phase)
+        arguments = strategy.sampler_arguments() if strategy is not None else None
+        leaves = [in_order(leaf) if keep_order else leaf for leaf in self.combined.leaves]
+        if arguments is not None:
+            leaves = [distributed(leaf, arguments, shuffle=phase == "train", seed=0) for leaf in leaves]
+        self.sources = [Source(leaf, self.name) for leaf in leaves]
+        self.lengths = [_length(source) for source in self.sources]
+        self.num_batches = self._limits(limit)
+
+    # ---- Sizes
+
+    def _limits(self, limit: Limit) -> list[float]:
+        """How many batches each loader gives (evaluation), or all together (training); infinity where nobody knows."""
+        if self.combined.mode == "sequential":
+            return [limited(length, limit, self.name, self.phase) for length in self.lengths]
+        known = [length for length in self.lengths if length is not None]
+        every = len(known) == len(self.lengths)
+        enough = every or (known and self.combined.mode == "min_size" and not every)
+        together = self.combined.combined_length(known) if every else None
+        return [limited(together if enough else None, limit, self.name, self.phase)]
+
+    @property
+    def total(self) -> float:
+        """Batches in one pass over all loaders; infinity where nobody knows."""
+        return sum(self.num_batches)
+
+    # ---- Training
+
+    def iterate(self, epoch: int, done: int, move: Move | None) -> Iterator[Any]:
+        """The batches of an epoch on their device, from batch ``done`` on."""
+        iterators = [source.begin(epoch) for source in self.sources]
+        remaining = None if self.total == float("inf") else max(0, int(self.total) - done)
+        if self._single:
+            batches: Iterator[Any] = iterators[0]
+        else:
+            counted = [_counted(source, iterator) for source, iterator in zip(self.sources, iterators, strict=True)]
+            restart = lambda index: _counted(self.sources[index], self.sources[index].begin(epoch))  # noqa: E731
+            batches = (batch for batch, _, _ in self.combined.combine(counted, restart, done))
+        batches = islice(batches, remaining)
+        return batches if move is None else map(move, batches)
+
+    @property
+    def _single(self) -> bool:
+        return len(self.sources) == 1 and self.combined.iterables is self.sources[0].loader
+
+    # ---- Evaluation
+
+    def each(self, epoch: int, limit: int | None = None) -> Iterator[tuple[int, Iterator[Any]]]:
+        """The index and the batches of each loader, one loader after the other; ``limit`` lowers the limit of each."""
+        stops = [_stop(number if limit is None else min(number, limit)) for number in self.num_batches]
+        if self.combined.mode != "sequential":
+            iterators = [source.begin(epoch) for source in self.sources]
+            combined = self.combined.combine(iterators, lambda index: self.sources[index].begin(epoch))
+            yield 0, islice((batch for batch, _, _ in combined), stops[0])
+            return
+        for index, source in enumerate(self.sources):
+            yield index, islice(source.begin(epoch), stops[index])
+
+    # ---- State
+
+    def state_dict(self, done: int) -> list[dict[str, Any]]:
+        """Where the loaders stand after ``done`` batches of this epoch."""
+        if self.phase != "train" or not done:
+            return [source.state_dict(batches=0) for source in self.sources]
+        return [source.state_dict(batches=done if self._single else None) for source in self.sources]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Let the next epoch continue there.
+
+        Raises:
+            ModuleError: There is another number of loaders now.
+        """
+        if len(state) != len(self.sources):
+            raise ModuleError(
+                f"{self.name} gives {len(self.sources)} loaders, and the checkpoint was made with {len(state)}: "
+                "the position in the data cannot be restored"
+            )
+        for source, saved in zip(self.sources, state, strict=True):
+            source.load_state_dict(saved)
+
+
+def _as_combined(loaders: Any, phase: str) -> CombinedLoader:
+    if isinstance(loaders, CombinedLoader):
+        if phase == "train" and loaders.mode == "sequential":
+            raise ConfigurationError("train_dataloader cannot be combined in mode 'sequential'; use 'max_size_cycle' or 'min_size'")
+        return loaders
+    mode: Mode = "max_size_cycle" if phase == "train" else "sequential"
+    if is_collection(loaders):
+        return CombinedLoader(loaders, mode)
+    combined = CombinedLoader([], mode)
+    combined.iterables, combined.leaves = loaders, [loaders]
+    return combined
+
+
+def _counted(source: Source, iterator: Iterator[Any]) -> Iterator[Any]:
+    for batch in iterator:
+        source.batches += 1
+        yield batch
+
+
+def _stop(limit: float) -> int | None:
+    return None if limit == float("inf") else int(limit)
+
+
+def _length(source: Source) -> int | None:
+    if not hasattr(type(source.loader), "__iter__") and not hasattr(type(source.loader), "__getitem__"):
+        raise ModuleError(
+            f"{source.name} gave a {type(source.loader).__name__}, which is no loader; allowed is any iterable of batches, "
+            "or a dictionary, list or tuple of them"
+        )
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):  # an iterable that does not know its length
+        return None
+
+
+def limited(length: int | None, limit: Limit, name: str, phase: str) -> float:
+    """How many of ``length`` batches ``limit`` leaves.
+
+    Raises:
+        ModuleError: There are none, or a fraction leaves none or cannot be taken.
+    """
+    option = f"limit_{'val' if phase == 'validate' else phase}_batches"
+    if limit == 0:
+        return 0
+    if length == 0:
+        raise ModuleError(f"{name} is empty: it gives no batch. Check the dataset, its filter and drop_last; 0 as {option} skips it")
+    if length is None:
+        if isinstance(limit, float) and limit != 1.0:
+            raise ModuleError(
+                f"{option}={limit} is a fraction, and {name} does not know its length; give a number of batches, or define __len__"
+            )
+        return float("inf") if isinstance(limit, float) else limit
+    if isinstance(limit, int):
+        return min(limit, length)
+    count = int(length * limit + 1e-9)  # 0.29 * 100 is a little less than 29
+    if count == 0:
+        raise ModuleError(f"{option}={limit} of the {length} batches of {name} is none; give at least {1 / length:.3g}, or a number of batches")
+    return count
+
+
+def data_owner(method: str, module: Module, datamodule: DataModule | None) -> DataHooks:
+    """Who answers a data hook: the data module where it overrides it, else the module."""
+    if datamodule is not None and overrides(datamodule, method, DataModule):
+        return datamodule
+    return module
+
+
+def make_move(
+    module: Module, datamodule: DataModule | None, device: torch.device, precision: Precision, dataloader_idx: int
+) -> Move | None:
+    """The function that brings a batch to the device; ``None`` where there is nothing to do."""
+    steps: list[Move] = []
+    for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
+        owner = data_owner(name, module, datamodule)
+        method = getattr(owner, name)
+        moving = name == "transfer_batch_to_device"
+        if overrides(owner, name, DataHooks) or (moving and device.type != "cpu"):
+            arguments = (device, dataloader_idx) if moving else (dataloader_idx,)
+            steps.append(_with_arguments(method, arguments, name))
+        if moving and overrides(precision, "convert_input", Precision):
+            steps.append(precision.convert_input)
+    if not steps:
+        return None
+    return steps[0] if len(steps) == 1 else lambda batch: _chain(steps, batch)
+
+
+def _with_arguments(method: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> Move:
+    def call(batch: Any) -> Any:
+        moved = method(batch, *arguments)
+        if moved is None and batch is not None:
+            raise ModuleError(f"{name} returned None; it must return the batch")
+        return moved
+
+    return call
+
+
+def _chain(steps: list[Move], batch: Any) -> Any:
+    for step in steps:
+        batch = step(batch)
+    return batch
+
+
+# ---- The loaders of a run
+
+
+def has_loader(run: Run, phase: str) -> bool:
+    """Whether the caller, the data module or the module gives loaders for a phase."""
+    if run.given.get(phase) is not None:
+        return True
+    method = LOADER_METHODS[phase]
+    owner = data_owner(method, run.module, run.datamodule)
+    return overrides(owner, method, DataModule if isinstance(owner, DataModule) else Module)
+
+
+def loaders_of(run: Run, phase: str) -> Loaders:
+    """The loaders of a phase, made when they are first asked for.
+
+    Raises:
+        ModuleError: Nobody gives any, or they are empty.
+    """
+    phase = "validate" if phase == "sanity_check" else phase
+    if phase not in run.loaders:
+        run.loaders[phase] = _make_loaders(run, phase)
+        saved = (run.resumed or {}).get("data", {}).get(phase)
+        if saved is not None:
+            run.loaders[phase].load_state_dict(saved)
+    return run.loaders[phase]
+
+
+def _make_loaders(run: Run, phase: str) -> Loaders:
+    method = LOADER_METHODS[phase]
+    owner = data_owner(method, run.module, run.datamodule)
+    found = run.given.get(phase)
+    found = getattr(owner, method)() if found is None else found
+    if found is None:
+        raise ModuleError(f"{type(owner).__name__}.{method} returned None; it must return a loader, or a collection of them")
+    return Loaders(
+        found,
+        phase,
+        run.options.limit(phase),
+        keep_order=bool(run.options.overfit_batches) and phase == "train",
+        strategy=run.runtime.strategy if run.options.use_distributed_sampler else None,
+    )
+
+
+def reload_loaders(run: Run) -> None:
+    """Ask for new loaders where ``reload_dataloaders_every_n_epochs`` says so."""
+    every = run.options.reload_dataloaders_every_n_epochs
+    if every and run.progress.epoch and run.progress.epoch % every == 0:
+        for phase in [phase for phase in run.loaders if run.given.get(phase) is None]:
+            run.loaders[phase] = _make_loaders(run, phase)
+
+
+def mover(run: Run, dataloader_idx: int = 0) -> Move | None:
+    """What brings a batch to the device of a run; ``None`` where there is nothing to do."""
+    return make_move(run.module, run.datamodule, run.device, run.runtime.precision, dataloader_idx)

@@ -1,0 +1,55 @@
+"""The few exception types, and the sentences that make them helpful.
+
+Every message says what is wrong, with which value, what is allowed, and what to do. The full text lives where it is
+raised and is asserted once in the tests.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable
+
+
+class FulmenError(Exception):
+    """Base of every error that fulmen raises on purpose."""
+
+
+class ConfigurationError(FulmenError, ValueError):
+    """An option has a wrong value, or two options contradict each other. Raised before anything runs."""
+
+
+class PluginError(FulmenError, LookupError):
+    """A plugin or provider cannot be found, is claimed twice, or does not work."""
+
+
+class ModuleError(FulmenError, RuntimeError):
+    """A user's module, data module, loader or callback breaks its contract while it is used."""
+
+
+class CheckpointError(FulmenError, RuntimeError):
+    """A checkpoint cannot be written, read or applied."""
+
+
+class FulmenWarning(UserWarning):
+    """Something works, but probably not as meant.
+
+    Each message starts with its code in brackets, so that one kind can be silenced alone:
+    ``warnings.filterwarnings("ignore", message=r"\\[batch-size\\]")``.
+    """
+
+
+def warn(code: str, message: str, *, stacklevel: int = 3) -> None:
+    """Issue a :class:`FulmenWarning` whose text starts with ``[code]``."""
+    warnings.warn(f"[{code}] {message}", FulmenWarning, stacklevel=stacklevel)
+
+
+def listing(items: Iterable[object]) -> str:
+    """``a, b, c`` in the given order, or ``(none)``."""
+    return ", ".join(str(item) for item in items) or "(none)"
+
+
+def did_you_mean(value: str, options: Iterable[str]) -> str:
+    """``; did you mean 'ddp'?`` for the nearest spelling among ``options``, or nothing where none is near."""
+    near = difflib.get_close_matches(value, list(options), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

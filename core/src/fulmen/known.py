@@ -1,0 +1,47 @@
+"""Which package is known to provide a name, so that an error can say how to install it. Data, nothing else."""
+
+from __future__ import annotations
+
+KNOWN: dict[str, dict[str, str]] = {
+    "accelerator": {"cuda": "cuda", "gpu": "cuda", "mps": "mps", "xla": "xla", "tpu": "xla"},
+    "strategy": {
+        "ddp": "ddp",
+        "ddp_spawn": "ddp",
+        "ddp_notebook": "ddp",
+        "ddp_fork": "ddp",
+        "ddp_find_unused_parameters_true": "ddp",
+        "ddp_find_unused_parameters_false": "ddp",
+        "dp": "dp",
+        "xla": "xla",
+    },
+    "precision": {"16-mixed": "precision", "bf16-mixed": "precision", "16-true": "precision"},
+    "logger": {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet": "comet"},
+    "callback": {
+        "checkpoint": "checkpoint",
+        "early_stopping": "early-stopping",
+        "pruning": "pruning",
+        "swa": "swa",
+        "optuna": "optuna",
+    },
+    "exporter": {"onnx": "onnx", "torchscript": "torchscript", "torch_export": "torchscript"},
+}
+"""Kind of part -> name -> extra: ``cuda`` is in ``fulmen-cuda``, which ``fulmen[cuda]`` installs too."""
+
+CLASSES: dict[str, str] = {
+    "ModelCheckpoint": "checkpoint",
+    "EarlyStopping": "early-stopping",
+    "ModelPruning": "pruning",
+    "StochasticWeightAveraging": "swa",
+    "EMAWeightAveraging": "swa",
+    "OptunaPruning": "optuna",
+    "TensorBoardLogger": "tensorboard",
+    "WandbLogger": "wandb",
+    "MLFlowLogger": "mlflow",
+    "CometLogger": "comet",
+}
+"""Class name, as in ``from fulmen.callbacks import EarlyStopping``, -> extra."""
+
+
+def install_line(extra: str) -> str:
+    """The line that installs the package behind an extra."""
+    return f"pip install fulmen-{extra}"

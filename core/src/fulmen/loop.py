@@ -1,0 +1,302 @@
+"""The loops, top to bottom: ``fit`` -> ``train_epoch`` -> the step function -> the user's ``training_step``; and ``evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, NamedTuple
+
+import torch
+
+from fulmen.checkpoint import finish_resuming
+from fulmen.contracts.module_hooks import ModuleHooks
+from fulmen.data import loaders_of, mover, reload_loaders
+from fulmen.errors import ModuleError
+from fulmen.hooks import HookChain, Hooks, overrides
+from fulmen.optimizers import advance_schedulers
+from fulmen.progress import BATCH, EPOCH_ENDED, PLATEAU, SCHEDULED, VALIDATED
+from fulmen.readback import Readback
+from fulmen.reporting import announce, report_unsent
+from fulmen.rng import isolated
+from fulmen.state import Phase, Run
+from fulmen.step import make_step, user_step
+from fulmen.schedule import plan_validation, validation_is_due
+
+
+def fit(run: Run) -> None:
+    """Train until a maximum is reached or someone asks to stop. Everything is set up, and a resumed state is applied."""
+    fire(run.hooks.on_fit_start, run.late.on_fit_start)
+    announce(run)
+    if run.validates and run.resumed is None:
+        sanity_check(run)
+    if loaders_of(run, "train").total and not run.must_stop():
+        run.step, run.phase = make_step(run), "train"
+        plan_validation(run)
+        fire(run.hooks.on_train_start, run.late.on_train_start)
+        finish_resuming(run)
+        while not run.must_stop():
+            train_epoch(run)
+        report_unsent(run)
+        fire(run.hooks.on_train_end, run.late.on_train_end)
+    fire(run.hooks.on_fit_end, run.late.on_fit_end)
+
+
+def train_epoch(run: Run) -> None:
+    """Train on the batches of an epoch, from where the run stands, and validate in between."""
+    begin_epoch(run)
+    progress, metrics, clock, step = run.progress, run.metrics, run.clock, run.step
+    hooks, late, distributed = run.hooks, run.late, run.runtime.world_size > 1
+    log_every, max_steps, num_batches = run.options.log_every_n_steps, run.options.num_steps, run.loaders["train"].total
+    validate_every, across_epochs = run.validation.inside(progress.epoch), run.validation.epochs is None
+    skipped = stopping = False
+    metrics.enter("train", batches=True)
+    for batch in run.loaders["train"].iterate(progress.epoch, progress.batch, mover(run)):
+        metrics.batch, batch_idx = batch, progress.batch
+        if hooks.on_train_batch_start or late.on_train_batch_start:
+            skipped = skips_epoch((*hooks.on_train_batch_start, *late.on_train_batch_start), batch, batch_idx)
+            if skipped:
+                break
+        outputs = step(batch, batch_idx)
+        progress.batch += 1
+        progress.batches += 1
+        progress.settled = BATCH
+        for hook in hooks.on_train_batch_end:
+            hook(outputs, batch, batch_idx)
+        if run.stepped and log_every and not progress.updates % log_every:
+            metrics.flush_step(progress.updates - 1)
+        for hook in late.on_train_batch_end:
+            hook(outputs, batch, batch_idx)
+        if clock.next_due is not None and monotonic() >= clock.next_due:
+            clock.ring(monotonic())
+        if distributed:
+            run.agree()
+        due = validate_every and not (progress.batches if across_epochs else progress.batch) % validate_every
+        if (due or run.validation_requested) and progress.batch < num_batches:
+            validate(run)
+        if (run.stop_requested or progress.step >= max_steps) and run.must_stop():
+            stopping = progress.batch < num_batches or run.stop_now
+            break
+    end_epoch(run, stopping, skipped)
+
+
+def begin_epoch(run: Run) -> None:
+    """Start an epoch, or continue one in the middle."""
+    progress, metrics = run.progress, run.metrics
+    metrics.epoch = progress.epoch
+    if progress.batch == 0 and progress.settled == BATCH:
+        run.accumulate = run.options.accumulate_at(progress.epoch)
+        reload_loaders(run)
+        metrics.enter("train", batches=False)
+        fire(run.hooks.on_train_epoch_start, run.late.on_train_epoch_start)
+    elif progress.batch < run.loaders["train"].total and validation_is_due(run):
+        validate(run)  # the run was cut between the batch and its validation
+
+
+def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
+    """Settle what follows the batches of an epoch. One that is cut short keeps its position, to be continued."""
+    progress, metrics = run.progress, run.metrics
+    if stopping:
+        fire(run.hooks.on_train_stop, run.late.on_train_stop)
+        if run.stop_now:
+            return metrics.leave()
+    elif not progress.batch and not skipped:
+        raise ModuleError(
+            f"train_dataloader gave no batch in epoch {progress.epoch}: it is empty, or an iterator that can be used only once"
+        )
+    else:
+        run.step.finish_window()
+        settle(run, SCHEDULED, lambda: advance_schedulers(run, "epoch", plateau=False))
+    if not skipped and validation_is_due(run, at_end=True, stopping=stopping):
+        validate(run)
+    if not stopping:
+        settle(run, PLATEAU, lambda: advance_schedulers(run, "epoch", plateau=True))
+    metrics.reduce("train", batches=True)
+    metrics.enter("train", batches=False)
+    for hook in run.hooks.on_train_epoch_end:
+        hook()
+    metrics.reduce("train", batches=False)
+    metrics.send(max(0, progress.updates - 1))
+    metrics.leave()
+    if not stopping:
+        progress.settled = EPOCH_ENDED
+    for hook in run.late.on_train_epoch_end:
+        hook()
+    if not stopping:
+        progress.epoch, progress.batch, progress.settled = progress.epoch + 1, 0, BATCH
+
+
+def settle(run: Run, state: int, action: Any) -> None:
+    """Do what follows a batch, unless it was done before the run was interrupted."""
+    if run.progress.settled < state:
+        action()
+        run.progress.settled = state
+
+
+def skips_epoch(chain: HookChain, batch: Any, batch_idx: int) -> bool:
+    """Call the hooks before a batch; whether one of them asked to skip the rest of the epoch."""
+    answers = [hook(batch, batch_idx) for hook in chain]
+    return any(answer == -1 for answer in answers)
+
+
+def fire(first: HookChain, last: HookChain, *args: Any) -> None:
+    """Call the hooks of a moment."""
+    for hook in (*first, *last):
+        hook(*args)
+
+
+# ---- Evaluation
+
+
+def sanity_check(run: Run) -> None:
+    """Validate on a few batches before training, to find errors early. Leaves no trace: no metrics, no random numbers."""
+    steps = run.options.num_sanity_val_steps
+    if steps == 0 or run.options.fast_dev_run:
+        return
+    fire(run.hooks.on_sanity_check_start, run.late.on_sanity_check_start)
+    with isolated():
+        evaluate(run, "sanity_check", limit=None if steps == -1 else steps)
+    fire(run.hooks.on_sanity_check_end, run.late.on_sanity_check_end)
+
+
+def validate(run: Run) -> None:
+    """Validate inside a training."""
+    run.validation_requested = False
+    if not run.step.position:  # gradients of an open accumulation window are still needed
+        run.module.on_validation_model_zero_grad()
+    evaluate(run, "validate")
+    run.metrics.enter("train", batches=True)
+
+
+def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: bool = False) -> tuple[list[Any], list[Any]]:
+    """One pass over the loaders of a phase.
+
+    Args:
+        run: The run.
+        phase: ``"validate"``, ``"test"``, ``"predict"`` or ``"sanity_check"``.
+        limit: Batches of each loader; ``None``: as the options say.
+        keep_outputs: Whether to keep what the steps return.
+
+    Returns:
+        The metrics, one mapping per loader, and the outputs, one list per loader.
+    """
+    first, last, metrics = evaluation_hooks(run.hooks, phase), evaluation_hooks(run.late, phase), run.metrics
+    with evaluation_mode(run, phase):
+        if phase != "predict":
+            metrics.enter(phase, batches=False)
+        fire(first.start, last.start)
+        fire(first.epoch_start, last.epoch_start)
+        outputs = evaluate_batches(run, phase, limit, keep_outputs, (first, last))
+        if phase != "predict":
+            metrics.enter(phase, batches=False)
+        fire(first.epoch_end, last.epoch_end)
+        results = publish(run, phase)
+        metrics.leave()
+        if run.stage == "fit" and phase == "validate":
+            run.progress.settled = max(run.progress.settled, VALIDATED)
+        fire(first.end, last.end)
+    return results, outputs
+
+
+def evaluate_batches(run: Run, phase: Phase, limit: int | None, keep: bool, hooks: tuple[EvaluationHooks, ...]) -> list[list[Any]]:
+    """Run the step of a phase on every batch of every loader."""
+    metrics, clock, loaders = run.metrics, run.clock, loaders_of(run, phase)
+    several = len(loaders.num_batches) > 1
+    step = evaluation_step(run, phase, several)
+    starts = hooks[0].batch_start + hooks[1].batch_start
+    ends = hooks[0].batch_end + hooks[1].batch_end
+    outputs: list[list[Any]] = []
+    for index, batches in loaders.each(run.progress.epoch, limit):
+        outputs.append([])
+        move = mover(run, index)
+        if phase != "predict":
+            metrics.enter(phase, batches=True, dataloader_idx=index if several else None)
+        for batch_idx, batch in enumerate(batches if move is None else map(move, batches)):
+            metrics.batch = batch
+            for hook in starts:
+                hook(batch, batch_idx, index)
+            output = step(batch, batch_idx, index)
+            for hook in ends:
+                hook(output, batch, batch_idx, index)
+            if metrics.has_step_values and phase != "sanity_check":
+                metrics.flush_step(run.progress.evaluated)
+            run.progress.evaluated += phase != "sanity_check"
+            if keep:
+                outputs[-1].append(output)
+            if clock.next_due is not None and monotonic() >= clock.next_due:
+                clock.ring(monotonic())
+    return outputs
+
+
+def evaluation_step(run: Run, phase: Phase, several: bool) -> Any:
+    """The user's step of a phase, taking ``(batch, batch_idx, dataloader_idx)``.
+
+    Raises:
+        ModuleError: There are several loaders, and it does not take ``dataloader_idx``.
+    """
+    return user_step(run, {"sanity_check": "validation_step", "validate": "validation_step"}.get(phase, f"{phase}_step"), 3, several)
+
+
+def publish(run: Run, phase: Phase) -> list[dict[str, float]]:
+    """Publish and log the metrics of an evaluation; one mapping per loader, with what was logged around them in each."""
+    metrics = run.metrics
+    if phase in ("predict", "sanity_check"):
+        metrics.discard(phase)
+        return []
+    per_loader = metrics.reduce(phase, batches=True) or [{}]
+    around = {key: value for found in metrics.reduce(phase, batches=False) for key, value in found.items()}
+    metrics.send(max(0, run.progress.updates - 1))
+    if run.stage == "fit":
+        return []
+    return [Readback({**found, **around}).result() for found in per_loader]  # waits for the device: the caller gets numbers
+
+
+@contextmanager
+def evaluation_mode(run: Run, phase: Phase) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every submodule is in exactly the mode it was in."""
+    module, before = run.module, run.phase
+    modes = [(part, part.training) for part in module.modules()]
+    name = {"sanity_check": "validation", "validate": "validation"}.get(phase, phase)
+    inference = run.options.inference_mode and run.stage != "fit"
+    run.phase = phase
+    try:
+        with torch.inference_mode() if inference else torch.no_grad():
+            getattr(module, f"on_{name}_model_eval")()
+            yield
+    finally:
+        run.phase = before
+        restore = f"on_{name}_model_train"
+        if hasattr(ModuleHooks, restore) and overrides(module, restore, ModuleHooks):
+            getattr(module, restore)()
+        else:
+            for part, training in modes:
+                part.training = training
+
+
+class EvaluationHooks(NamedTuple):
+    """The hooks of one phase."""
+
+    start: HookChain
+    end: HookChain
+    epoch_start: HookChain
+    epoch_end: HookChain
+    batch_start: HookChain
+    batch_end: HookChain
+
+
+def evaluation_hooks(hooks: Hooks, phase: Phase) -> EvaluationHooks:
+    """The hooks of a phase by what they have in common."""
+    if phase == "test":
+        return EvaluationHooks(
+            hooks.on_test_start, hooks.on_test_end, hooks.on_test_epoch_start, hooks.on_test_epoch_end,
+            hooks.on_test_batch_start, hooks.on_test_batch_end,
+        )  # fmt: skip
+    if phase == "predict":
+        return EvaluationHooks(
+            hooks.on_predict_start, hooks.on_predict_end, hooks.on_predict_epoch_start, hooks.on_predict_epoch_end,
+            hooks.on_predict_batch_start, hooks.on_predict_batch_end,
+        )  # fmt: skip
+    return EvaluationHooks(
+        hooks.on_validation_start, hooks.on_validation_end, hooks.on_validation_epoch_start, hooks.on_validation_epoch_end,
+        hooks.on_validation_batch_start, hooks.on_validation_batch_end,
+    )  # fmt: skip

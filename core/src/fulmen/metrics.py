@@ -1,0 +1,435 @@
+"""``self.log``: values stay on their device, and cost at most three small tensor operations each.
+
+A :class:`Meter` per name keeps the latest value and the weighted sum over the epoch. Nothing is read back while steps
+run: at logging steps, values are copied to the host without waiting, and handed to loggers when they have arrived.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fulmen.batches import batch_size_of, warn_if_ambiguous
+from fulmen.contracts.accelerator import Accelerator
+from fulmen.contracts.logger import Logger, call_loggers
+from fulmen.contracts.strategy import Strategy
+from fulmen.errors import ModuleError, listing, warn
+from fulmen.readback import Readback
+
+Declaration = tuple[bool, bool, bool | None, bool | None, Any, bool, bool, bool]
+Value = Tensor | float
+_REDUCTIONS = ("mean", "sum", "min", "max")
+_SUFFIX = "/dataloader_idx_"
+
+
+class Meter:
+    """One logged name: its latest value, and its value over the epoch."""
+
+    __slots__ = (
+        "declared", "name", "prog_bar", "logger", "on_step", "on_epoch", "reduce", "sync", "suffix",
+        "metric", "last", "fresh", "total", "weight",
+    )  # fmt: skip
+
+    def __init__(self, name: str, declared: Declaration, on_step: bool, on_epoch: bool, suffix: str) -> None:
+        self.declared, self.name, self.suffix = declared, name, suffix
+        self.prog_bar, self.logger, _, _, reduce, sync, _, rank_zero_only = declared
+        self.on_step, self.on_epoch = on_step, on_epoch
+        self.reduce = getattr(reduce, "__name__", reduce)
+        self.sync = sync and not rank_zero_only
+        self.metric: Any = None
+        self.last: Value | None = None
+        self.fresh = False
+        self.total: Value | None = None
+        self.weight = 0.0
+
+    @property
+    def step_key(self) -> str:
+        """The name of single values."""
+        return self.name + ("_step" if self.on_epoch else "") + self.suffix
+
+    @property
+    def epoch_key(self) -> str:
+        """The name of the value over the epoch."""
+        return self.name + ("_epoch" if self.on_step else "") + self.suffix
+
+    def keep(self, value: Value) -> None:
+        """Take the latest value. The tensor is copied: what the caller does to it later does not show."""
+        if isinstance(value, Tensor) and isinstance(self.last, Tensor):
+            self.last.copy_(value)
+        else:
+            self.last = value.clone() if isinstance(value, Tensor) else value
+        self.fresh = True
+
+    def accumulate(self, value: Value, weight: float, dtype: torch.dtype) -> None:
+        """Add a value to the epoch's."""
+        self.weight += weight
+        if not isinstance(self.total, Tensor):
+            self.total = self._begin(value, weight, dtype)
+        elif self.reduce == "mean":
+            self.total.add_(value, alpha=weight)
+        elif self.reduce == "sum":
+            self.total.add_(value)
+        else:
+            limit = torch.minimum if self.reduce == "min" else torch.maximum
+            limit(self.total, torch.as_tensor(value, dtype=self.total.dtype, device=self.total.device), out=self.total)
+
+    def _begin(self, value: Value, weight: float, dtype: torch.dtype) -> Value:
+        """The total after the first tensor, or after a plain number: those are added up on the host."""
+        scaled = value * weight if self.reduce == "mean" else value
+        if isinstance(value, Tensor):
+            scaled = value.to(dtype, copy=True) * (weight if self.reduce == "mean" else 1)
+        if self.total is None:
+            return scaled
+        if self.reduce in ("min", "max"):
+            return (min if self.reduce == "min" else max)(self.total, scaled)
+        return self.total + scaled
+
+    def value(self) -> Value:
+        """The value over the epoch so far."""
+        if self.metric is not None:
+            return _scalar(self.name, self.metric.compute())
+        assert self.total is not None
+        total = self.total / self.weight if self.reduce == "mean" else self.total
+        return total.to(torch.float32) if isinstance(total, Tensor) and self.is_single else total
+
+    def state_dict(self) -> dict[str, Any]:
+        """The meter as plain data."""
+        return {"name": self.name, "declared": list(_normal(self.declared)), "last": self.last, "total": self.total, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue from a meter's state."""
+        last, total = state["last"], state["total"]
+        self.last = last.to(device) if isinstance(last, Tensor) else last
+        self.total = total.to(device) if isinstance(total, Tensor) else total
+        self.weight = state["weight"]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the values came in single precision or less, so that the result should too."""
+        return not (isinstance(self.last, Tensor) and self.last.dtype == torch.float64)
+
+
+@dataclass
+class Scope:
+    """The meters of one kind of moment: around the batches of a loader, or around an epoch."""
+
+    phase: str
+    batches: bool
+    suffix: str = ""
+    meters: dict[str, Meter] = field(default_factory=dict)
+    by_step: bool = False  # whether any of them keeps single values
+
+    def declare(self, name: str, declared: Declaration) -> Meter:
+        """A meter with these arguments of ``self.log``, and the defaults of this moment.
+
+        Raises:
+            ModuleError: The arguments contradict each other or the moment.
+        """
+        by_step = self.batches and self.phase == "train"
+        on_step = by_step if declared[2] is None else declared[2]
+        on_epoch = not by_step if declared[3] is None else declared[3]
+        meter = Meter(name, declared, on_step, on_epoch, self.suffix if declared[6] else "")
+        if _SUFFIX in name:
+            raise ModuleError(f"self.log({name!r}): the name must not contain {_SUFFIX!r}, which fulmen appends itself")
+        if on_step and not self.batches:
+            raise ModuleError(f"self.log({name!r}, on_step=True) is not possible in a hook around an epoch, which has no step")
+        if not on_step and not on_epoch:
+            raise ModuleError(f"self.log({name!r}, on_step=False, on_epoch=False) would keep nothing; set one of them")
+        if meter.reduce not in _REDUCTIONS:
+            raise ModuleError(
+                f"self.log({name!r}, reduce_fx={declared[4]!r}): allowed are {listing(_REDUCTIONS)}; for anything else log an "
+                "object with update, compute and reset, such as a torchmetrics Metric"
+            )
+        self.by_step = self.by_step or on_step
+        return meter
+
+
+class Metrics:
+    """All meters of a trainer, and what was last published of them."""
+
+    def __init__(self, loggers: list[Logger], accelerator: Accelerator, strategy: Strategy) -> None:
+        self.loggers, self.strategy = loggers, strategy
+        self.dtype = torch.float64 if accelerator.supports_float64 else torch.float32
+        self.batch: Any = None  # the batch that weighs what is logged now
+        self.epoch = 0  # goes along with every row
+        self.logged: dict[str, float] = {}
+        self.never_sent: set[str] = set()  # single values that no logging step has come for yet
+        self._scope: Scope | None = None
+        self._scopes: dict[tuple[str, bool, str], Scope] = {}
+        self._published: dict[str, Value] = {}
+        self._bar: dict[str, Value] = {}
+        self._unsent: dict[str, Value] = {}
+        self._pending: deque[tuple[Readback, int]] = deque()
+        self._measured: tuple[Any, int] | None = None
+
+    # ---- Where the run is
+
+    def enter(self, phase: str, *, batches: bool, dataloader_idx: int | None = None) -> None:
+        """Say which moment follows: the batches of a phase, or what is around them.
+
+        Args:
+            phase: ``"train"``, ``"validate"``, ``"test"`` or ``"sanity_check"``.
+            batches: Whether batches follow.
+            dataloader_idx: Which loader, where there are several.
+        """
+        suffix = "" if dataloader_idx is None else f"{_SUFFIX}{dataloader_idx}"
+        self._scope = self._scopes.setdefault((phase, batches, suffix), Scope(phase, batches, suffix))
+
+    def leave(self) -> None:
+        """Say that nothing can be logged from now on, and let go of the batch."""
+        self._scope = self.batch = self._measured = None
+
+    # ---- Recording
+
+    def log(self, name: str, value: Any, declared: Declaration, batch_size: int | None) -> None:
+        """Record a value in the current scope; see :meth:`fulmen.Module.log`."""
+        scope = self._scope
+        meter = scope.meters.get(name) if scope is not None else None
+        if meter is None or meter.declared != declared:
+            meter = self._declare(name, declared, meter)
+        if isinstance(value, Tensor):
+            value = value.detach()
+            if value.ndim:
+                value = _scalar(name, value)
+        elif not isinstance(value, (int, float)):
+            value = _from_object(meter, name, value)
+        if meter.on_step:
+            meter.keep(value)
+        if meter.on_epoch and meter.metric is None:
+            meter.accumulate(value, self._weight(meter) if batch_size is None else batch_size, self.dtype)
+
+    def _declare(self, name: str, declared: Declaration, known: Meter | None) -> Meter:
+        scope = self._scope
+        if scope is None:
+            raise ModuleError(
+                f"self.log({name!r}) is not possible here: log in a training, validation or test step, or in the hooks "
+                "around their batches and epochs"
+            )
+        if known is not None and _normal(known.declared) == _normal(declared):  # restored from a checkpoint
+            known.declared = declared
+            return known
+        if known is not None:
+            raise ModuleError(
+                f"self.log({name!r}) was called before with other arguments in the same kind of hook: "
+                f"{_describe(known.declared)}, now {_describe(declared)}. Use one set of arguments, or two names"
+            )
+        scope.meters[name] = meter = scope.declare(name, declared)
+        if self.strategy.world_size > 1 and meter.on_epoch and not meter.sync and not declared[7] and scope.phase != "train":
+            warn(
+                "sync-dist",
+                f"self.log({name!r}) keeps each rank's own value; for the value over all ranks: sync_dist=True",
+                stacklevel=5,
+            )
+        return meter
+
+    def _weight(self, meter: Meter) -> int:
+        """The size of the batch, where the mean needs it. Measured once per batch, however many names are logged."""
+        if meter.reduce != "mean" or self.batch is None:
+            return 1
+        if self._measured is None:
+            warn_if_ambiguous(self.batch)
+        if self._measured is None or self._measured[0] is not self.batch:
+            self._measured = (self.batch, batch_size_of(self.batch))
+        return self._measured[1]
+
+    # ---- Publishing
+
+    @property
+    def has_step_values(self) -> bool:
+        """Whether anything logged in the current scope keeps single values."""
+        return self._scope is not None and self._scope.by_step
+
+    def flush_step(self, step: int) -> None:
+        """Send the values that were logged since the last flush to the loggers; called at logging steps.
+
+        Args:
+            step: Position on the loggers' step axis.
+        """
+        assert self._scope is not None
+        for meter in self._scope.meters.values():
+            if meter.fresh and meter.last is not None:
+                meter.fresh = False
+                self.never_sent.discard(meter.step_key)
+                self._publish(meter.step_key, meter.last, meter)
+        self.send(step)
+
+    def reduce(self, phase: str, *, batches: bool) -> list[dict[str, Value]]:
+        """Publish the epoch values of a phase, and start its meters anew. :meth:`send` then sends them.
+
+        Returns:
+            The epoch values under the loggers' names, one mapping for each loader in order.
+        """
+        scopes = [scope for scope in self._scopes.values() if (scope.phase, scope.batches) == (phase, batches)]
+        meters = [meter for scope in scopes for meter in scope.meters.values()]
+        values = combine_over_ranks(meters, self.strategy)
+        for meter in meters:
+            if meter.on_step and meter.last is not None:
+                self._published[meter.step_key] = meter.last
+                if meter.fresh and meter.logger:
+                    self.never_sent.add(meter.step_key)
+            if meter in values:
+                self._publish(meter.epoch_key, values[meter], meter)
+                self._published[meter.name + meter.suffix] = values[meter]
+        for metric in {id(meter.metric): meter.metric for meter in values if meter.metric is not None}.values():
+            metric.reset()
+        results = [{m.epoch_key: values[m] for m in scope.meters.values() if m in values} for scope in scopes]
+        for scope in scopes:
+            scope.meters = {}
+        return results
+
+    def discard(self, phase: str) -> None:
+        """Forget what a phase logged."""
+        for scope in self._scopes.values():
+            if scope.phase == phase:
+                for meter in scope.meters.values():
+                    if meter.metric is not None:
+                        meter.metric.reset()
+                scope.meters = {}
+
+    def _publish(self, key: str, value: Value, meter: Meter) -> None:
+        self._published[key] = value
+        if meter.prog_bar:
+            self._bar[key] = value
+        if meter.logger:
+            self._unsent[key] = value
+
+    def send(self, step: int) -> None:
+        """Send what was published since the last time, as one row."""
+        if self._unsent:
+            self._pending.append((Readback({**self._unsent, "epoch": self.epoch}), step))
+            self._unsent = {}
+        self.drain(wait=len(self._pending) > 8)
+
+    def drain(self, wait: bool) -> None:
+        """Hand over the rows that have arrived on the host.
+
+        Args:
+            wait: Also those that have not: waits for the device.
+        """
+        while self._pending and (wait or self._pending[0][0].ready):
+            readback, step = self._pending.popleft()
+            row = readback.result()
+            self.logged.update(row)
+            at = int(row.pop("step", step))
+            if self.strategy.global_rank == 0:
+                call_loggers(self.loggers, lambda logger, row=row, at=at: logger.log_metrics(row, at))  # type: ignore[misc]
+
+    # ---- Reading
+
+    def callback_metrics(self) -> dict[str, Tensor]:
+        """The latest value of every name, as tensors on their devices. Copies: later values do not show."""
+        latest = dict(self._published)
+        for scope in self._scopes.values():
+            if scope.phase == "train":
+                latest.update({m.step_key: m.last for m in scope.meters.values() if m.on_step and m.last is not None})
+        return {key: value.clone() if isinstance(value, Tensor) else torch.tensor(value) for key, value in latest.items()}
+
+    def start_showing(self) -> Readback:
+        """The values for the progress bar, on their way to the host."""
+        latest = dict(self._bar)
+        for scope in self._scopes.values():
+            latest.update({m.step_key: m.last for m in scope.meters.values() if m.prog_bar and m.on_step and m.last is not None})
+        return Readback(latest)
+
+    # ---- State
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of an unfinished training epoch, and what was published."""
+        scopes = [scope for scope in self._scopes.values() if scope.phase == "train"]
+        return {
+            "epoch": [[scope.batches, [meter.state_dict() for meter in scope.meters.values()]] for scope in scopes],
+            "published": {key: value.clone() if isinstance(value, Tensor) else value for key, value in self._published.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue an epoch."""
+        self._published = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["published"].items()}
+        for batches, meters in state["epoch"]:
+            self.enter("train", batches=batches)
+            assert self._scope is not None
+            for saved in meters:
+                meter = self._scope.declare(saved["name"], tuple(saved["declared"]))
+                meter.load_state_dict(saved, device)
+                self._scope.meters[meter.name] = meter
+        self.leave()
+
+
+def combine_over_ranks(meters: list[Meter], strategy: Strategy) -> dict[Meter, Value]:
+    """The epoch value of each meter that has one; those with ``sync_dist`` over all ranks, in at most three exchanges.
+
+    Raises:
+        ModuleError: The ranks logged different names.
+    """
+    ready = [meter for meter in meters if meter.on_epoch and (meter.metric is not None or meter.total is not None)]
+    if strategy.world_size > 1:
+        synced = [meter for meter in ready if meter.sync and meter.metric is None]
+        check_same_names([f"{meter.epoch_key}:{meter.reduce}" for meter in synced], strategy)
+        _exchange([meter for meter in synced if meter.reduce in ("mean", "sum")], strategy)
+        _exchange([meter for meter in synced if meter.reduce in ("min", "max")], strategy)
+    return {meter: meter.value() for meter in ready}
+
+
+def check_same_names(names: list[str], strategy: Strategy) -> None:
+    """Raise on every rank if the ranks did not log the same names: their values would be mixed up."""
+    digest = float(zlib.crc32("\n".join(names).encode()))
+    device = strategy.root_device
+    low_high = strategy.all_reduce(torch.tensor([-digest, digest], dtype=torch.float64, device=device), "max")
+    if -low_high[0] != low_high[1]:  # synchronises: once per epoch, in distributed runs only
+        raise ModuleError(
+            f"the ranks logged different names with sync_dist=True; rank {strategy.global_rank} logged: {listing(names)}. "
+            "Log the same names in the same order on every rank"
+        )
+
+
+def _exchange(meters: list[Meter], strategy: Strategy) -> None:
+    if not meters:
+        return
+    device = strategy.root_device
+    op: Literal["sum", "max"] = "sum" if meters[0].reduce in ("mean", "sum") else "max"
+    signs = [-1.0 if meter.reduce == "min" else 1.0 for meter in meters]
+    totals = [torch.as_tensor(meter.total, device=device).double() * sign for meter, sign in zip(meters, signs, strict=True)]
+    weights = [torch.tensor(meter.weight, device=device).double() for meter in meters]
+    combined = strategy.all_reduce(torch.stack(totals + weights), op)
+    for index, (meter, sign) in enumerate(zip(meters, signs, strict=True)):
+        meter.total = combined[index] * sign
+        meter.weight = float(combined[len(meters) + index])
+
+
+def _from_object(meter: Meter, name: str, value: Any) -> Value:
+    """A number of another kind, or the latest value of an object with ``update``, ``compute`` and ``reset``."""
+    if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
+        meter.metric = value
+        if not meter.on_step:
+            return 0.0
+        latest = getattr(value, "_forward_cache", None)  # what torchmetrics computed for this batch alone
+        return _scalar(name, value.compute() if latest is None else latest)
+    if callable(getattr(value, "item", None)):  # a numpy number
+        return float(value.item())
+    raise ModuleError(
+        f"self.log({name!r}, {type(value).__name__}): the value must be a number, a tensor with one element, or an object "
+        "with update, compute and reset; for a mapping use log_dict"
+    )
+
+
+def _scalar(name: str, value: Any) -> Value:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach().reshape(())
+    if isinstance(value, (int, float)):
+        return value
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise ModuleError(f"self.log({name!r}): the value must have one element, and has shape {shape}; log its mean, or its parts by name")
+
+
+def _normal(declared: Declaration) -> tuple[Any, ...]:
+    return (*declared[:4], getattr(declared[4], "__name__", declared[4]), *declared[5:])
+
+
+def _describe(declared: Declaration) -> str:
+    names = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx", "rank_zero_only")
+    return ", ".join(f"{name}={value!r}" for name, value in zip(names, declared, strict=True))

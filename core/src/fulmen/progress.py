@@ -1,0 +1,40 @@
+"""The few integers that say where a training is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+# How far the work is that follows a batch. A checkpoint records it, so that a resumed run does neither repeat nor skip it.
+BATCH, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED = range(5)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training is."""
+
+    epoch: int = 0
+    """Completed epochs, which is the index of the running one."""
+    batch: int = 0
+    """Batches done in this epoch."""
+    batches: int = 0
+    """Batches done in all epochs."""
+    step: int = 0
+    """Optimizer steps: ``global_step``. With manual optimization, every ``step`` of every optimizer counts."""
+    updates: int = 0
+    """Batches that ended with a step, however many optimizers took part: the step axis of loggers is one less."""
+    evaluated: int = 0
+    """Batches evaluated so far: the step axis of values logged with ``on_step`` in evaluations."""
+    settled: int = BATCH
+    """What has been done after the latest batch: one of the constants above."""
+
+    def state_dict(self) -> dict[str, int]:
+        """These integers; an ended epoch is written as the start of the next."""
+        state = asdict(self)
+        if self.settled == EPOCH_ENDED:
+            state.update(epoch=self.epoch + 1, batch=0, settled=BATCH)
+        return state
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from these integers."""
+        for name in self.__slots__:
+            setattr(self, name, int(state[name]))

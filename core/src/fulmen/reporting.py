@@ -1,0 +1,60 @@
+"""What a run tells people and loggers about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fulmen.contracts.hyperparameters import plain
+from fulmen.errors import ConfigurationError, listing, warn
+from fulmen.plugins import version
+from fulmen.state import Run
+
+
+def announce(run: Run) -> None:
+    """Send hyper-parameters and options to the loggers, once, before the first metrics.
+
+    Raises:
+        ConfigurationError: Module and data module have a hyper-parameter of the same name with different values.
+    """
+    owners = [owner for owner in (run.module, run.datamodule) if owner is not None and owner.logs_hyperparameters]
+    params: dict[str, Any] = {}
+    for owner in owners:
+        for name, value in plain(dict(owner.hparams)).items():
+            if name in params and params[name] is not value and params[name] != value:
+                raise ConfigurationError(
+                    f"the module and the data module both save the hyper-parameter {name!r}, as {params[name]!r} and {value!r}; "
+                    "rename one, or leave it out: save_hyperparameters(ignore=...)"
+                )
+            params[name] = value
+    config = {"fulmen": version(), "run": run.run_id, "options": run.options.to_json(), "plugins": run.runtime.plugins.effective()}
+    run.log_rows(lambda logger: logger.log_config(config))
+    if params:
+        run.log_rows(lambda logger: logger.log_hyperparams(params))
+
+
+def report_unsent(run: Run) -> None:
+    """Say so where a training was too short for a single logging step, and values were logged in vain."""
+    every, names = run.options.log_every_n_steps, run.metrics.never_sent
+    if run.loggers and every and names and run.progress.updates < every:
+        warn(
+            "log-interval",
+            f"{listing(sorted(names))} never reached the loggers: the training had {run.progress.updates} steps, and "
+            f"log_every_n_steps={every}; lower it, or log with on_epoch=True",
+        )
+
+
+def table(results: Sequence[Mapping[str, float]], title: str) -> str:
+    """The metrics of an evaluation, a column per loader.
+
+    >>> print(table([{"test_acc": 0.5}], "test"))
+    test      loader 0
+    --------  --------
+    test_acc  0.5
+    """
+    names = list(dict.fromkeys(name for result in results for name in result))
+    rows = [[title, *(f"loader {index}" for index in range(len(results)))]]
+    rows += [[name, *(f"{result[name]:.6g}" if name in result else "" for result in results)] for name in names]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

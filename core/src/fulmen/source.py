@@ -1,0 +1,301 @@
+"""One loader, whose position belongs to the trainer.
+
+A loader's order depends on random states at the moment its iteration starts. A :class:`Source` keeps these; to continue
+in the middle, it starts the iteration from the same states and skips by index: no sample is loaded in vain. Random
+numbers drawn in worker processes are a function of these states and of the batch's number, so they continue too.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from fulmen.contracts.stateful import Stateful
+from fulmen.errors import ConfigurationError, warn
+from fulmen.rng import isolated, random_state, set_random_state
+
+
+class Source:
+    """A loader and where its iteration stands.
+
+    Args:
+        loader: Any iterable of batches.
+        name: What it is called in messages, such as ``train_dataloader``.
+    """
+
+    def __init__(self, loader: Iterable[Any], name: str) -> None:
+        self.loader, self.name = loader, name
+        self.passes = 0  # iterations started so far
+        self.batches = 0  # batches taken in this one
+        self._start: dict[str, Any] = {}  # the random states that this one started from
+        self._continues = False  # whether the next one continues where a checkpoint was made
+        self._served: DataLoader[Any] | None = None  # a copy of the loader whose batches can be skipped
+
+    def __len__(self) -> int:
+        """Batches in one iteration.
+
+        Raises:
+            TypeError: The loader does not know.
+        """
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def begin(self, epoch: int) -> Iterator[Any]:
+        """Start an iteration, or continue the one that a checkpoint interrupted."""
+        for part in (self.loader, *_samplers(self.loader), getattr(self.loader, "dataset", None)):
+            if callable(getattr(part, "set_epoch", None)):
+                part.set_epoch(epoch)  # type: ignore[union-attr]
+        continues, self._continues = self._continues, False
+        if continues and self.batches:
+            return self._continue()
+        self.batches = 0
+        self._start = {"random": random_state(), "generators": [g.get_state() for g in _generators(self.loader)]}
+        self.passes += 1
+        return self._iterate(skip=0, silent=continues and self.passes > 1)
+
+    def _continue(self) -> Iterator[Any]:
+        with isolated():  # the run's own random states go on from where the checkpoint was made
+            set_random_state(self._start["random"])
+            for generator, state in zip(_generators(self.loader), self._start["generators"], strict=True):
+                generator.set_state(state)
+            return self._iterate(skip=self.batches, silent=self.passes > 1)
+
+    def _iterate(self, skip: int, silent: bool) -> Iterator[Any]:
+        loader = self.loader
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_stateful(loader):
+            return self._replay(iter(loader), 0 if _stateful_part(loader) is not None else skip)
+        if self._served is None:
+            self._served = with_batches(loader, ResumableBatches(_index_sampler(loader)))
+        batches = _index_sampler(self._served)
+        seed = zlib.crc32(self._start["random"]["torch"].numpy().tobytes()) + self.passes
+        batches.prepare(skip, seed if loader.num_workers > 0 else None)
+        iterator = _start_workers(self._served, silent)
+        batches.skip_now()
+        return iterator
+
+    def _replay(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
+        if skip and not isinstance(self.loader, (list, tuple, range)):
+            warn(
+                "resume-replay",
+                f"{self.name} cannot say where it stands, so the {skip} batches that were used before are loaded and thrown "
+                "away. To skip them, give its dataset state_dict and load_state_dict, or use a map-style dataset",
+            )
+        next(islice(iterator, skip, skip), None)
+        return iterator
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Where the iteration stands, as plain data.
+
+        Args:
+            batches: How many batches of this iteration were used; ``None``: as many as were taken.
+        """
+        batches = self.batches if batches is None else batches
+        inner = _stateful_part(self.loader)
+        state = inner.state_dict() if inner is not None and batches else None
+        return {"passes": self.passes, "batches": batches, "start": self._start, "inner": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration continue there."""
+        self.passes, self.batches, self._start = state["passes"], state["batches"], state["start"]
+        self._continues = True
+        inner = _stateful_part(self.loader)
+        if inner is not None and state["inner"] is not None:
+            inner.load_state_dict(state["inner"])
+
+
+def _stateful_part(loader: Any) -> Any:
+    """What knows the position by itself: the loader, or an iterable dataset that is read in this process."""
+    if _is_stateful(loader):
+        return loader
+    dataset = getattr(loader, "dataset", None)
+    own_process = isinstance(dataset, IterableDataset) and loader.num_workers == 0
+    return dataset if own_process and _is_stateful(dataset) else None
+
+
+def _is_stateful(part: Any) -> bool:
+    return isinstance(part, Stateful)
+
+
+def _start_workers(loader: DataLoader[Any], silent: bool) -> Iterator[Any]:
+    """``iter(loader)``; ``silent`` where persistent workers would be running already, had the run not been interrupted.
+
+    Starting workers draws a seed for them. A run that was never interrupted does that once.
+    """
+    if not (silent and loader.persistent_workers and loader.num_workers and loader._iterator is None):
+        return iter(loader)
+    generator, loader.generator = loader.generator, torch.Generator()
+    try:
+        return iter(loader)
+    finally:
+        loader.generator = generator
+
+
+def with_batches(loader: DataLoader[Any], batches: Any, dataset: Dataset[Any] | None = None) -> DataLoader[Any]:
+    """A copy of ``loader`` that takes its indices from ``batches``. Works for subclasses of DataLoader too."""
+    served = copy.copy(loader)
+    served._iterator = None
+    # DataLoader forbids plain assignment, because a running iterator would not see it; this copy has none.
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    object.__setattr__(served, name, batches)
+    if loader.num_workers > 0 and isinstance(batches, ResumableBatches):
+        object.__setattr__(served, "dataset", SeededDataset(loader.dataset))
+    return served
+
+
+def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
+    """A copy of ``loader`` that draws from ``sampler``, in batches as before.
+
+    Raises:
+        ConfigurationError: It has a batch sampler of its own, which cannot be rebuilt around another sampler.
+    """
+    if loader.batch_sampler is None:
+        return with_batches(loader, sampler)
+    if type(loader.batch_sampler) is not BatchSampler:
+        raise ConfigurationError(
+            f"the loader's batch_sampler is a {type(loader.batch_sampler).__name__}, in which fulmen cannot replace the sampler; "
+            "set use_distributed_sampler=False and let it give each rank its share"
+        )
+    batch_size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
+    served = with_batches(loader, BatchSampler(sampler, batch_size, drop_last))
+    object.__setattr__(served, "sampler", sampler)
+    return served
+
+
+def distributed(loader: Any, arguments: dict[str, int], shuffle: bool, seed: int) -> Any:
+    """``loader`` with each rank seeing its share, where it is a map-style DataLoader without such a sampler."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_stateful(loader):
+        return loader
+    if isinstance(loader.sampler, DistributedSampler):
+        return loader
+    shuffled = shuffle and isinstance(loader.sampler, RandomSampler)
+    return with_sampler(loader, DistributedSampler(loader.dataset, **arguments, shuffle=shuffled, seed=seed))
+
+
+def in_order(loader: Any) -> Any:
+    """``loader`` without shuffling."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+        return loader
+    return with_sampler(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
+
+
+class ResumableBatches:
+    """The indices of another sampler, from any batch on, with a seed for each batch where workers load it."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self._skip = 0
+        self._seed: int | None = None
+        self._skipping: _Skipping | None = None
+
+    def prepare(self, skip: int, seed: int | None) -> None:
+        """Say where the next iteration starts, and the seed of its workers; ``None``: there are none."""
+        self._skip, self._seed = skip, seed
+
+    def __iter__(self) -> Iterator[Any]:
+        indices = iter(self.inner)
+        if self._skip:
+            indices = self._skipping = _Skipping(indices, self._skip)
+        return indices if self._seed is None else _with_seeds(indices, self._skip, self._seed)
+
+    def skip_now(self) -> None:
+        """Skip, rather than when the first batch is asked for: samplers draw their order when they are first used."""
+        if self._skipping is not None:
+            self._skipping.skip()
+            self._skipping = None
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # while it is being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+class _Skipping:
+    """An iterator whose first items are dropped when it is first used, or when told: after the loader drew its seed."""
+
+    def __init__(self, indices: Iterator[Any], count: int) -> None:
+        self._indices, self._count = indices, count
+
+    def skip(self) -> None:
+        count, self._count = self._count, 0
+        next(islice(self._indices, count, count), None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._count:
+            self.skip()
+        return next(self._indices)
+
+
+def _with_seeds(indices: Iterator[Any], first: int, seed: int) -> Iterator[tuple[int, Any]]:
+    for number, index in enumerate(indices, first):
+        yield (seed * 1_000_003 + number) % 2**63, index
+
+
+class SeededDataset(Dataset[Any]):
+    """A dataset in a worker process, which draws the same random numbers for a batch whenever and wherever it is loaded."""
+
+    def __init__(self, inner: Any) -> None:
+        object.__setattr__(self, "inner", inner)
+
+    def __getitem__(self, ticket: tuple[int, Any]) -> Any:
+        """One sample: loaders without automatic batching ask for these."""
+        seed, index = ticket
+        _seed_worker(seed)
+        return self.inner[index]
+
+    def __getitems__(self, ticket: tuple[int, Any]) -> Any:
+        """The samples of one batch."""
+        seed, indices = ticket
+        _seed_worker(seed)
+        if callable(getattr(self.inner, "__getitems__", None)):
+            return self.inner.__getitems__(indices)
+        return [self.inner[index] for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # while it is being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+
+
+def _seed_worker(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+def _index_sampler(loader: DataLoader[Any]) -> Any:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def _samplers(loader: Any) -> list[Any]:
+    if not isinstance(loader, DataLoader):
+        return []
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    found = [loader.sampler, loader.batch_sampler, inner]
+    return list({id(sampler): sampler for sampler in found if sampler is not None}.values())
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The generators that a loader and its samplers were given, each once."""
+    found = [getattr(part, "generator", None) for part in (loader, *_samplers(loader))]
+    return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
