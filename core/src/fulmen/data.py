@@ -90,6 +90,11 @@ class Loaders:
     def _single(self) -> bool:
         return len(self.sources) == 1 and self.combined.iterables is self.sources[0].loader
 
+    def close(self) -> None:
+        """End worker processes. The position is kept."""
+        for source in self.sources:
+            source.close()
+
     # ---- Evaluation
 
     def each(self, epoch: int, limit: int | None = None) -> Iterator[tuple[int, Iterator[Any]]]:

@@ -32,10 +32,10 @@ class CheckpointError(FulmenError, RuntimeError):
 
 
 class FulmenWarning(UserWarning):
-    """Something works, but probably not as meant.
+    r"""Something works, but probably not as meant.
 
     Each message starts with its code in brackets, so that one kind can be silenced alone:
-    ``warnings.filterwarnings("ignore", message=r"\\[batch-size\\]")``.
+    ``warnings.filterwarnings("ignore", message=r"\[batch-size\]")``.
     """
 
 
@@ -49,7 +49,12 @@ def listing(items: Iterable[object]) -> str:
     return ", ".join(str(item) for item in items) or "(none)"
 
 
+def nearest(value: str, options: Iterable[str]) -> str | None:
+    """The nearest spelling among ``options``, or ``None`` where none is near."""
+    return next(iter(difflib.get_close_matches(value, list(options), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """``; did you mean 'ddp'?`` for the nearest spelling among ``options``, or nothing where none is near."""
-    near = difflib.get_close_matches(value, list(options), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(value, options)
+    return f"; did you mean {near!r}?" if near else ""

@@ -45,3 +45,16 @@ CLASSES: dict[str, str] = {
 def install_line(extra: str) -> str:
     """The line that installs the package behind an extra."""
     return f"pip install fulmen-{extra}"
+
+
+def extra_for(name: str, kind: str | None = None) -> str | None:
+    """The extra that is known to bring a part, a class or a plugin of that name; ``None`` where none is known.
+
+    >>> extra_for("early_stopping"), extra_for("EarlyStopping"), extra_for("early-stopping")
+    ('early-stopping', 'early-stopping', 'early-stopping')
+    """
+    if kind is not None:
+        return KNOWN.get(kind, {}).get(name)
+    tables = (*KNOWN.values(), CLASSES)
+    found = next((table[name] for table in tables if name in table), None)
+    return name if found is None and any(name in table.values() for table in tables) else found

@@ -16,7 +16,6 @@ from fulmen.data import has_loader
 from fulmen.errors import ModuleError, warn
 from fulmen.hooks import overrides, resolve_hooks
 from fulmen.optimizers import OptimizerHandle, configured_optimizers
-from fulmen.parts import with_module_callbacks
 from fulmen.signals import signals_stop
 from fulmen.state import Run
 
@@ -88,7 +87,6 @@ def _validates(run: Run) -> bool:
 def set_up(run: Run, ckpt_path: Any) -> None:
     """Data, hooks, module, optimizers and the state of a checkpoint, in this order."""
     module, datamodule, runtime = run.module, run.datamodule, run.runtime
-    run.callbacks[:] = with_module_callbacks(run.callbacks, module)
     run.hooks, run.late = resolve_hooks(run.trainer, module, run.callbacks, runtime.plugins, run.profiler)
     path = find_checkpoint(ckpt_path, run.trainer, run.callbacks, type(module).__qualname__)
     path = runtime.broadcast(path)
@@ -113,6 +111,7 @@ def set_up(run: Run, ckpt_path: Any) -> None:
         check_savable(run)
     if checkpoint is not None:
         apply(run, checkpoint, str(path))
+        run.trainer.print(f"{'continuing from' if run.stage == 'fit' else 'weights of'} {path}, {run.progress}")
         runtime.barrier("restored")
 
 
@@ -163,8 +162,9 @@ def _finalize(run: Run) -> None:
     if run.profiler is not None:
         run.profiler.teardown()
     run.untoggle()
-    run.loaders.clear()  # worker processes end with their iterators
-    run.resumed = run.step = None
+    for loaders in run.loaders.values():
+        loaders.close()
+    run.resumed = None
     if run.device.type != "cpu":
         run.module.cpu()  # so that the module can be used, and its device freed
 

@@ -164,6 +164,8 @@ class Metrics:
         self._scopes: dict[tuple[str, bool, str], Scope] = {}
         self._published: dict[str, Value] = {}
         self._bar: dict[str, Value] = {}
+        self._shown: dict[str, float] = {}
+        self._arriving: Readback | None = None  # values for the bar on their way from the device
         self._unsent: dict[str, Value] = {}
         self._pending: deque[tuple[Readback, int]] = deque()
         self._measured: tuple[Any, int] | None = None
@@ -330,12 +332,22 @@ class Metrics:
                 latest.update({m.step_key: m.last for m in scope.meters.values() if m.on_step and m.last is not None})
         return {key: value.clone() if isinstance(value, Tensor) else torch.tensor(value) for key, value in latest.items()}
 
-    def start_showing(self) -> Readback:
-        """The values for the progress bar, on their way to the host."""
+    def showing(self, wait: bool) -> dict[str, float]:
+        """The values for the progress bar.
+
+        Args:
+            wait: The present ones, waiting for the device; otherwise those that have arrived since the last call.
+        """
         latest = dict(self._bar)
         for scope in self._scopes.values():
             latest.update({m.step_key: m.last for m in scope.meters.values() if m.prog_bar and m.on_step and m.last is not None})
-        return Readback(latest)
+        if self._arriving is None or self._arriving.ready:
+            self._shown = self._arriving.result() if self._arriving is not None else self._shown
+            self._arriving = Readback(latest)
+        if wait or self._arriving.ready:
+            readback, self._arriving = Readback(latest) if wait else self._arriving, None
+            self._shown = readback.result()
+        return self._shown
 
     # ---- State
 

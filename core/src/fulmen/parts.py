@@ -43,13 +43,8 @@ def make_loggers(spec: Any, options: Options, plugins: PluginSet) -> list[Logger
     """The loggers: ``True`` or ``None`` is the CSV logger, ``False`` none; none in a fast development run."""
     if options.fast_dev_run:
         return []
-    specs = [{"name": "csv"}] if spec is True or spec is None else as_list(spec)
-    loggers: list[Logger] = []
-    for each in specs:
-        if isinstance(each, Mapping) and each == {"name": "csv"} and (spec is True or spec is None):
-            each = {"name": "csv", "save_dir": options.default_root_dir or "."}
-        loggers.append(plugins.build("logger", each))
-    return loggers
+    specs = ["csv"] if spec is True or spec is None else as_list(spec)
+    return [plugins.build("logger", each, save_dir=options.default_root_dir or ".") for each in specs]
 
 
 def make_callbacks(spec: Any, options: Options, plugins: PluginSet) -> list[Callback]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partialmethod
 from typing import Any
 
-from fulmen.errors import ConfigurationError, PluginError, did_you_mean, listing
+from fulmen.errors import ConfigurationError, PluginError, did_you_mean, listing, nearest
 from fulmen.known import KNOWN, install_line
 
 CONTRACTS: dict[str, str] = {
@@ -57,15 +58,16 @@ class Provider:
         Raises:
             PluginError: It cannot be imported, or does not implement the contract of its kind.
         """
+        who = f"{self.kind} {self.name!r} of {self.origin}"
         try:
             found, contract = import_target(self.target), import_target(CONTRACTS[self.kind])
         except Exception as error:  # whatever a plugin's module raises while it is imported
-            raise PluginError(
-                f"{self.kind} {self.name!r} of {self.origin} cannot be imported from {self.target}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            raise PluginError(f"{who} cannot be imported from {self.target}: {type(error).__name__}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, contract)):
-            raise PluginError(f"{self.kind} {self.name!r} of {self.origin}: {self.target} is no subclass of {contract.__name__}")
+            raise PluginError(f"{who}: {self.target} is no subclass of {contract.__name__}")
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        if missing:
+            raise PluginError(f"{who}: {self.target} does not implement: {listing(missing)}")
         return found
 
 
@@ -107,6 +109,9 @@ class Registry:
         if not target.partition(":")[2].isidentifier():
             raise PluginError(f"cannot register {kind} {name!r}: {target!r} is not of the form 'package.module:Class'")
         for each in (name, *aliases):
+            twice = next((p for p in self._claims(kind, each) if same_distribution(p.distribution, self._origin[1])), None)
+            if twice is not None:
+                raise PluginError(f"cannot register {kind} {each!r}: {twice.distribution} has registered it as {twice.target}")
             self.providers.append(Provider(kind, each, target, summary, *self._origin, priority, dict(arguments or {})))
 
     accelerator = partialmethod(add, "accelerator")
@@ -118,6 +123,10 @@ class Registry:
     exporter = partialmethod(add, "exporter")
     environment = partialmethod(add, "environment")
     profiler = partialmethod(add, "profiler")
+
+    def remove(self, plugin: str) -> None:
+        """Take back everything that a plugin added."""
+        self.providers = [provider for provider in self.providers if provider.plugin != plugin]
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted."""
@@ -134,28 +143,45 @@ class Registry:
         Raises:
             PluginError: Nobody provides it, or two do.
         """
-        found = [provider for provider in self.providers if (provider.kind, provider.name) == (kind, name)]
+        claims = self._claims(kind, name)
+        if not claims:
+            raise PluginError(self._unknown(kind, name))
         wanted = prefer.get(f"{kind}.{name}")
-        if wanted is not None:
-            found = [provider for provider in found if provider.distribution == wanted]
-        if len({provider.distribution for provider in found}) > 1:
-            origins = sorted(provider.distribution for provider in found)
+        if wanted is None and len(claims) > 1:
+            origins = sorted(provider.distribution for provider in claims)
             raise PluginError(
                 f"{kind} {name!r} is provided by both {' and '.join(origins)}; uninstall one, or choose in pyproject.toml: "
                 f'[tool.fulmen.plugins.prefer] "{kind}.{name}" = "{origins[0]}"'
             )
-        if not found:
-            raise PluginError(self._unknown(kind, name))
-        return found[0]
+        chosen = claims if wanted is None else [p for p in claims if same_distribution(p.distribution, wanted)]
+        if not chosen:
+            others = listing(sorted(provider.distribution for provider in claims))
+            raise PluginError(f"{kind} {name!r} is not provided by {wanted!r}, which was chosen for it, but by: {others}")
+        return chosen[0]
+
+    def conflicts(self) -> list[list[Provider]]:
+        """The providers that claim one name, for each kind and name that several distributions claim."""
+        claims: dict[tuple[str, str], list[Provider]] = {}
+        for provider in self.providers:
+            claims.setdefault((provider.kind, provider.name), []).append(provider)
+        return [providers for _, providers in sorted(claims.items()) if len(providers) > 1]
+
+    def _claims(self, kind: str, name: str) -> list[Provider]:
+        return [provider for provider in self.providers if (provider.kind, provider.name) == (kind, name)]
 
     def _unknown(self, kind: str, name: str) -> str:
         installed, known = self.names(kind), KNOWN.get(kind, {})
         if name in known:
             return f"{kind} {name!r} needs the package fulmen-{known[name]}: {install_line(known[name])}"
-        guess = did_you_mean(name, {*installed, *known})
-        nearest = guess.split("'")[1] if guess else ""
-        install = f" ({install_line(known[nearest])})" if nearest in known and nearest not in installed else ""
-        return f"{kind} {name!r} is not registered{guess}{install} (installed: {listing(installed)})"
+        guess = nearest(name, [*installed, *known])
+        install = f" ({install_line(known[guess])})" if guess in known and guess not in installed else ""
+        meant = f"; did you mean {guess!r}?{install}" if guess else ""
+        return f"{kind} {name!r} is not registered{meant} (installed: {listing(installed)})"
+
+
+def same_distribution(one: str, other: str) -> bool:
+    """Whether two spellings name one distribution: case, ``-``, ``_`` and ``.`` make no difference."""
+    return re.sub(r"[-_.]+", "-", one).lower() == re.sub(r"[-_.]+", "-", other).lower()
 
 
 def import_target(target: str) -> Any:
@@ -167,8 +193,13 @@ def import_target(target: str) -> Any:
 def parse_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and arguments of ``"name?key=value&other=1"`` or ``{"name": ..., "key": ...}``.
 
+    Values in text are JSON where they can be, and strings where not. An argument that is itself called ``name`` is
+    written into the text.
+
     >>> parse_spec("csv?save_dir=logs&version=3")
     ('csv', {'save_dir': 'logs', 'version': 3})
+    >>> parse_spec({"name": "csv?name=digits", "save_dir": "logs"})
+    ('csv', {'name': 'digits', 'save_dir': 'logs'})
     """
     if isinstance(spec, str):
         name, _, query = spec.partition("?")
@@ -178,7 +209,8 @@ def parse_spec(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         return name, {key: _value(text) for key, _, text in pairs}
     if not isinstance(spec.get("name"), str):
         raise ConfigurationError(f"{dict(spec)!r} has no 'name'; the form is {{'name': 'csv', 'save_dir': 'logs'}}")
-    return spec["name"], {key: value for key, value in spec.items() if key != "name"}
+    name, arguments = parse_spec(spec["name"])
+    return name, {**arguments, **{key: value for key, value in spec.items() if key != "name"}}
 
 
 def _value(text: str) -> Any:
@@ -192,10 +224,26 @@ def construct(provider: Provider, arguments: Mapping[str, Any], source: str) -> 
     """An object of the provider's class.
 
     Raises:
+        ConfigurationError: An argument is not one of the class's, is missing, or has a type that its annotation excludes.
+    """
+    parameters = check_arguments(provider, arguments, source)
+    arguments = {**provider.arguments, **arguments}
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD and name not in arguments:
+            raise ConfigurationError(
+                f"{provider.kind} {provider.name!r} ({source}) needs the argument {name!r}; it has: {listing(parameters)}"
+            )
+    return provider.load()(**arguments)
+
+
+def check_arguments(provider: Provider, arguments: Mapping[str, Any], source: str) -> dict[str, inspect.Parameter]:
+    """The parameters of the provider's class, which must be able to take ``arguments``.
+
+    Raises:
         ConfigurationError: An argument is not one of the class's, or has a type that its annotation excludes.
     """
-    cls = provider.load()
-    parameters = {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_POSITIONAL}
+    signature = inspect.signature(provider.load())
+    parameters = {name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_POSITIONAL}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in arguments.items():
         if name not in parameters and not takes_any:
@@ -204,7 +252,7 @@ def construct(provider: Provider, arguments: Mapping[str, Any], source: str) -> 
                 f"it has: {listing(parameters)}"
             )
         _check_type(provider, name, value, parameters.get(name), source)
-    return cls(**{**provider.arguments, **arguments})
+    return parameters
 
 
 _SCALARS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
@@ -219,4 +267,5 @@ def _check_type(provider: Provider, name: str, value: Any, parameter: inspect.Pa
         return
     allowed = tuple(kind for part in names for kind in _SCALARS.get(part, (type(None),)))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise ConfigurationError(f"{provider.kind} {provider.name!r} ({source}): {name}={value!r} must be {text}")
+        hint = f'; a string in quotes stays one: {name}="{value}"' if str in allowed else ""
+        raise ConfigurationError(f"{provider.kind} {provider.name!r} ({source}): {name}={value!r} must be {text}{hint}")

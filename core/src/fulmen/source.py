@@ -91,6 +91,10 @@ class Source:
         next(islice(iterator, skip, skip), None)
         return iterator
 
+    def close(self) -> None:
+        """End worker processes, which live as long as the copy of the loader that serves batches."""
+        self._served = None
+
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """Where the iteration stands, as plain data.
 

@@ -74,6 +74,8 @@ class Run:
 
     accumulate: int = 1
     """Batches per optimizer step in this epoch."""
+    batch_idx: int = 0
+    """The index of the training batch that is worked on."""
     stepped: bool = False
     """Whether the latest batch ended with an optimizer step."""
     validation_requested: bool = False

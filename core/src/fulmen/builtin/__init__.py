@@ -1,0 +1,1 @@
+"""The parts that come with fulmen: plugins like any other."""
