@@ -111,7 +111,8 @@ def set_up(run: Run, ckpt_path: Any) -> None:
         check_savable(run)
     if checkpoint is not None:
         apply(run, checkpoint, str(path))
-        run.trainer.print(f"{'continuing from' if run.stage == 'fit' else 'weights of'} {path}, {run.progress}")
+        where = f"continuing from {path}, epoch {run.progress.epoch}, step {run.progress.step}"
+        run.trainer.print(where if run.stage == "fit" else f"weights of {path}")
         runtime.barrier("restored")
 
 

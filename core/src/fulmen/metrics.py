@@ -273,6 +273,8 @@ class Metrics:
         for meter in meters:
             if meter.on_step and meter.last is not None:
                 self._published[meter.step_key] = meter.last
+                if meter.prog_bar:
+                    self._bar[meter.step_key] = meter.last
                 if meter.fresh and meter.logger:
                     self.never_sent.add(meter.step_key)
             if meter in values:

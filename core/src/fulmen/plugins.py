@@ -20,7 +20,7 @@ import pluggy
 
 from fulmen import hookspecs
 from fulmen.errors import ConfigurationError, FulmenError, PluginError, did_you_mean, listing, warn
-from fulmen.known import extra_for, install_line
+from fulmen.known import CLASSES, extra_for, install_line
 from fulmen.project import PluginSettings, nearest_project
 from fulmen.registry import CONTRACTS, Provider, Registry, construct, import_target, parse_spec
 
@@ -151,6 +151,20 @@ class PluginSet:
             if short in self.registry.names(kind):
                 raise
             raise PluginError(f"{error}{self.excuses()}") from None
+
+    def load_class(self, name: str, kinds: Iterable[str]) -> type:
+        """The class of this name that an installed plugin provides.
+
+        Raises:
+            PluginError: Nobody provides it; the message says what to install where that is known.
+        """
+        offered = {provider.class_name: provider for provider in self.registry.providers if provider.kind in kinds}
+        if name in offered:
+            return offered[name].load()
+        if name in CLASSES:
+            raise PluginError(f"{name} needs the package fulmen-{CLASSES[name]}: {install_line(CLASSES[name])}{self.excuses()}")
+        guess = did_you_mean(name, {*offered, *CLASSES})
+        raise PluginError(f"nobody provides a class {name!r}{guess} (installed: {listing(sorted(offered))}){self.excuses()}")
 
     def options(self, provider: Provider) -> Mapping[str, Any]:
         """What the project sets for the arguments of a part: under ``kind.name``, or else under ``name``."""
@@ -373,3 +387,14 @@ def _by_name(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[.
         return function(**{name: arguments[name] for name in names})
 
     return call
+
+
+def class_lookup(*kinds: str) -> Callable[[str], type]:
+    """A module's ``__getattr__`` that finds the classes of installed plugins by name."""
+
+    def lookup(name: str) -> type:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return PluginSet.discover().load_class(name, kinds)
+
+    return lookup

@@ -1,0 +1,10 @@
+"""Every installed profiler by its class name: ``from fulmen.profilers import SimpleProfiler``. Also the contract ``Profiler``."""
+
+from __future__ import annotations
+
+from fulmen.contracts.profiler import Profiler
+from fulmen.plugins import class_lookup
+
+__all__ = ["Profiler"]
+
+__getattr__ = class_lookup("profiler")
