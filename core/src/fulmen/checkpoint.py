@@ -147,7 +147,8 @@ def check_savable(run: Run) -> None:
     keys = [callback.state_key for callback in run.callbacks if callback.state_dict()]
     for key in {key for key in keys if keys.count(key) > 1}:
         raise ConfigurationError(
-            f"two callbacks keep their state under {key!r}, so one would overwrite the other: override state_key to tell them apart"
+            f"two callbacks keep their state under {key!r}, so one would overwrite the other: "
+            "override state_key to tell them apart"
         )
 
 
@@ -180,7 +181,9 @@ def find_checkpoint(ckpt_path: Any, trainer: Any, callbacks: list[Callback], mod
     folders = [folder for callback in savers for folder in callback.folders(trainer)]
     newest = newest_checkpoint(folders, lambda checkpoint: checkpoint.get("run", {}).get("module") == module)
     if newest is None:
-        warn("no-checkpoint", f"ckpt_path='last': there is none of a {module} in {listing(folders)}; starting from the beginning")
+        warn(
+            "no-checkpoint", f"ckpt_path='last': there is none of a {module} in {listing(folders)}; starting from the beginning"
+        )
     return str(newest) if newest is not None else None
 
 
@@ -218,7 +221,9 @@ def read_for(stage: str, path: str) -> dict[str, Any]:
 
 
 def apply(run: Run, checkpoint: dict[str, Any], path: str) -> None:
-    """Put the state in a checkpoint into a run that is set up. Random states and positions in the data follow when training starts.
+    """Put the state in a checkpoint into a run that is set up.
+
+    Random states and positions in the data follow when training starts.
 
     Raises:
         CheckpointError: It does not fit the module, its optimizers or schedulers.
@@ -271,7 +276,9 @@ def _apply_training(run: Run, checkpoint: dict[str, Any], path: str) -> None:
 
 def _check_count(path: str, what: str, have: int, saved: int) -> None:
     if have != saved:
-        raise CheckpointError(f"{path} holds the state of {saved} {what}, and configure_optimizers gives {have}: they must be the same")
+        raise CheckpointError(
+            f"{path} holds the state of {saved} {what}, and configure_optimizers gives {have}: they must be the same"
+        )
 
 
 def apply_loggers(run: Run, checkpoint: dict[str, Any]) -> None:
@@ -289,4 +296,3 @@ def finish_resuming(run: Run) -> None:
     run.step.load_state_dict(checkpoint["loops"]["fit_loop"]["window"])
     set_random_state(checkpoint["rng"])
     run.runtime.accelerator.set_random_state(checkpoint["rng"]["device"])
-

@@ -45,7 +45,9 @@ class CombinedLoader:
             return sum(lengths)
         return (min if self.mode == "min_size" else max)(lengths, default=0)
 
-    def combine(self, iterators: list[Iterator[Any]], restart: Callable[[int], Iterator[Any]], start: int = 0) -> Iterator[Item]:
+    def combine(
+        self, iterators: list[Iterator[Any]], restart: Callable[[int], Iterator[Any]], start: int = 0
+    ) -> Iterator[Item]:
         """Combine running iterators, one for each of :attr:`leaves`.
 
         Args:

@@ -43,7 +43,9 @@ class Loaders:
         strategy: Gives each rank its share; ``None`` leaves the samplers alone.
     """
 
-    def __init__(self, loaders: Any, phase: str, limit: Limit, *, keep_order: bool = False, strategy: Strategy | None = None) -> None:
+    def __init__(
+        self, loaders: Any, phase: str, limit: Limit, *, keep_order: bool = False, strategy: Strategy | None = None
+    ) -> None:
         self.given, self.phase, self.name = loaders, phase, LOADER_METHODS[phase]
         self.combined = _as_combined(loaders, phase)
         arguments = strategy.sampler_arguments() if strategy is not None else None
@@ -134,7 +136,9 @@ class Loaders:
 def _as_combined(loaders: Any, phase: str) -> CombinedLoader:
     if isinstance(loaders, CombinedLoader):
         if phase == "train" and loaders.mode == "sequential":
-            raise ConfigurationError("train_dataloader cannot be combined in mode 'sequential'; use 'max_size_cycle' or 'min_size'")
+            raise ConfigurationError(
+                "train_dataloader cannot be combined in mode 'sequential'; use 'max_size_cycle' or 'min_size'"
+            )
         return loaders
     mode: Mode = "max_size_cycle" if phase == "train" else "sequential"
     if is_collection(loaders):
@@ -176,18 +180,24 @@ def limited(length: int | None, limit: Limit, name: str, phase: str) -> float:
     if limit == 0:
         return 0
     if length == 0:
-        raise ModuleError(f"{name} is empty: it gives no batch. Check the dataset, its filter and drop_last; 0 as {option} skips it")
+        raise ModuleError(
+            f"{name} is empty: it gives no batch. Check the dataset, its filter and drop_last; 0 as {option} skips it"
+        )
     if length is None:
         if isinstance(limit, float) and limit != 1.0:
             raise ModuleError(
-                f"{option}={limit} is a fraction, and {name} does not know its length; give a number of batches, or define __len__"
+                f"{option}={limit} is a fraction, and {name} does not know its length; give a number of "
+                "batches, or define __len__"
             )
         return float("inf") if isinstance(limit, float) else limit
     if isinstance(limit, int):
         return min(limit, length)
     count = int(length * limit + 1e-9)  # 0.29 * 100 is a little less than 29
     if count == 0:
-        raise ModuleError(f"{option}={limit} of the {length} batches of {name} is none; give at least {1 / length:.3g}, or a number of batches")
+        raise ModuleError(
+            f"{option}={limit} of the {length} batches of {name} is none; "
+            f"give at least {1 / length:.3g}, or a number of batches"
+        )
     return count
 
 

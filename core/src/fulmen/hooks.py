@@ -68,6 +68,7 @@ class Hooks:
     on_load_checkpoint: HookChain = ()
     on_exception: HookChain = ()
 
+
 REMOVED = {
     "training_step_end": "merge the outputs at the end of training_step",
     "validation_step_end": "merge the outputs at the end of validation_step",
@@ -97,7 +98,8 @@ def resolve_hooks(
         Two sets: those that fire first (plugins, callbacks, module), and those of callbacks that run last.
     """
     callbacks = list(callbacks)
-    for owner in (*callbacks, module):
+    owners: tuple[Callback | Module, ...] = (*callbacks, module)
+    for owner in owners:
         check_spelling(owner)
     first, last = Hooks(), Hooks()
     for name in (field.name for field in fields(Hooks)):

@@ -1,4 +1,4 @@
-'''Every hook of fulmen. Read this first: it is the training loop, with a mark where each hook fires.
+"""Every hook of fulmen. Read this first: it is the training loop, with a mark where each hook fires.
 
 A plugin is a module with functions marked ``@hookimpl``, found through the entry-point group ``fulmen``. It imports
 this file and nothing heavier::
@@ -75,7 +75,7 @@ project enables it. The same names are methods of :class:`fulmen.Callback` and, 
 Where a module overrides ``optimizer_step``, or its optimizer takes a closure (LBFGS), the lines from ``training_step``
 to ``configure_gradient_clipping`` run inside that closure, in the same order. ``on_exception`` fires where anything
 above raises; ``on_save_checkpoint`` wherever a checkpoint is written.
-'''
+"""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from fulmen.contracts.module import Module
-    from fulmen.plugins import Registry
+    from fulmen.registry import Registry
     from fulmen.trainer import Trainer
 
 VERSION = 1
@@ -110,7 +110,9 @@ def register(registry: Registry) -> None:
     (``"package.module:Class"``) and imported when someone uses the name.
     """
 
+
 # ---- Fit
+
 
 @hookspec
 def on_fit_start(trainer: Trainer, module: Module) -> None:
@@ -168,8 +170,8 @@ def on_train_batch_end(trainer: Trainer, module: Module, outputs: Any, batch: An
     """A batch is done, and the optimizer step too where one was due. ``outputs`` is what ``training_step`` returned."""
 
 
-
 # ---- Optimization
+
 
 @hookspec
 def on_before_zero_grad(trainer: Trainer, module: Module, optimizer: Optimizer) -> None:
@@ -191,8 +193,8 @@ def on_before_optimizer_step(trainer: Trainer, module: Module, optimizer: Optimi
     """Gradients are complete and unscaled, but not clipped yet: the place to look at them."""
 
 
-
 # ---- Validation
+
 
 @hookspec
 def on_validation_start(trainer: Trainer, module: Module) -> None:
@@ -220,12 +222,14 @@ def on_validation_batch_start(trainer: Trainer, module: Module, batch: Any, batc
 
 
 @hookspec
-def on_validation_batch_end(trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+def on_validation_batch_end(
+    trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int
+) -> None:
     """A batch is done. ``outputs`` is what ``validation_step`` returned."""
 
 
-
 # ---- Testing
+
 
 @hookspec
 def on_test_start(trainer: Trainer, module: Module) -> None:
@@ -257,8 +261,8 @@ def on_test_batch_end(trainer: Trainer, module: Module, outputs: Any, batch: Any
     """A batch is done. ``outputs`` is what ``test_step`` returned."""
 
 
-
 # ---- Prediction
+
 
 @hookspec
 def on_predict_start(trainer: Trainer, module: Module) -> None:
@@ -286,12 +290,14 @@ def on_predict_batch_start(trainer: Trainer, module: Module, batch: Any, batch_i
 
 
 @hookspec
-def on_predict_batch_end(trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+def on_predict_batch_end(
+    trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int
+) -> None:
     """A batch is done. ``outputs`` is what ``predict_step`` returned."""
 
 
-
 # ---- Checkpoints and failures
+
 
 @hookspec
 def on_save_checkpoint(trainer: Trainer, module: Module, checkpoint: dict[str, Any]) -> None:
@@ -306,4 +312,3 @@ def on_load_checkpoint(trainer: Trainer, module: Module, checkpoint: dict[str, A
 @hookspec
 def on_exception(trainer: Trainer, module: Module, exception: BaseException) -> None:
     """A run failed. The exception goes on to the caller after this."""
-

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from fulmen.checkpoint import apply, apply_loggers, check_savable, find_checkpoint, read_for
-from fulmen.contracts.data_hooks import Stage
 from fulmen.contracts.logger import Status
 from fulmen.contracts.module import Module
 from fulmen.data import has_loader
@@ -78,9 +77,15 @@ def _validates(run: Run) -> bool:
     if run.options.limit("validate") == 0:
         return False
     if has_data and not has_step:
-        warn("no-validation-step", f"there is a val_dataloader, and {type(run.module).__name__} has no validation_step: nothing is validated")
+        warn(
+            "no-validation-step",
+            f"there is a val_dataloader, and {type(run.module).__name__} has no validation_step: nothing is validated",
+        )
     if has_step and not has_data:
-        warn("no-validation-data", f"{type(run.module).__name__} has a validation_step, and there is no val_dataloader: nothing is validated")
+        warn(
+            "no-validation-data",
+            f"{type(run.module).__name__} has a validation_step, and there is no val_dataloader: nothing is validated",
+        )
     return has_step and has_data
 
 
@@ -132,11 +137,11 @@ def report_failure(run: Run, error: BaseException) -> None:
     for hook in telling:
         try:
             hook(error)
-        except Exception as second:
+        except Exception as second:  # noqa: BLE001  whatever a hook raises must not hide the failure
             _note(error, f"on_exception failed too: {type(second).__name__}: {second}")
     try:
         run.metrics.drain(wait=True)
-    except Exception as second:  # the device itself may be what failed
+    except Exception as second:  # noqa: BLE001  the device itself may be what failed
         _note(error, f"the last metrics could not be read: {type(second).__name__}: {second}")
 
 

@@ -1,4 +1,4 @@
-"""The loops, top to bottom: ``fit`` -> ``train_epoch`` -> the step function -> the user's ``training_step``; and ``evaluate``."""
+"""The loops, top to bottom: ``fit`` -> ``train_epoch`` -> the step -> the user's ``training_step``; and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fulmen.progress import BATCH, EPOCH_ENDED, PLATEAU, SCHEDULED, VALIDATED
 from fulmen.readback import Readback
 from fulmen.reporting import announce, report_unsent
 from fulmen.rng import isolated
+from fulmen.schedule import plan_validation, validation_is_due
 from fulmen.state import Phase, Run
 from fulmen.step import make_step, user_step
-from fulmen.schedule import plan_validation, validation_is_due
 
 
 def fit(run: Run) -> None:
@@ -199,7 +199,9 @@ def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: boo
     return results, outputs
 
 
-def evaluate_batches(run: Run, phase: Phase, limit: int | None, keep: bool, hooks: tuple[EvaluationHooks, ...]) -> list[list[Any]]:
+def evaluate_batches(
+    run: Run, phase: Phase, limit: int | None, keep: bool, hooks: tuple[EvaluationHooks, ...]
+) -> list[list[Any]]:
     """Run the step of a phase on every batch of every loader."""
     metrics, clock, loaders = run.metrics, run.clock, loaders_of(run, phase)
     several = len(loaders.num_batches) > 1
@@ -235,7 +237,9 @@ def evaluation_step(run: Run, phase: Phase, several: bool) -> Any:
     Raises:
         ModuleError: There are several loaders, and it does not take ``dataloader_idx``.
     """
-    return user_step(run, {"sanity_check": "validation_step", "validate": "validation_step"}.get(phase, f"{phase}_step"), 3, several)
+    return user_step(
+        run, {"sanity_check": "validation_step", "validate": "validation_step"}.get(phase, f"{phase}_step"), 3, several
+    )
 
 
 def publish(run: Run, phase: Phase) -> list[dict[str, float]]:

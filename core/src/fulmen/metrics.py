@@ -100,7 +100,13 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """The meter as plain data."""
-        return {"name": self.name, "declared": list(_normal(self.declared)), "last": self.last, "total": self.total, "weight": self.weight}
+        return {
+            "name": self.name,
+            "declared": list(_normal(self.declared)),
+            "last": self.last,
+            "total": self.total,
+            "weight": self.weight,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Continue from a meter's state."""
@@ -342,7 +348,9 @@ class Metrics:
         """
         latest = dict(self._bar)
         for scope in self._scopes.values():
-            latest.update({m.step_key: m.last for m in scope.meters.values() if m.prog_bar and m.on_step and m.last is not None})
+            latest.update(
+                {m.step_key: m.last for m in scope.meters.values() if m.prog_bar and m.on_step and m.last is not None}
+            )
         if self._arriving is None or self._arriving.ready:
             self._shown = self._arriving.result() if self._arriving is not None else self._shown
             self._arriving = Readback(latest)
@@ -437,7 +445,9 @@ def _scalar(name: str, value: Any) -> Value:
     if isinstance(value, (int, float)):
         return value
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    raise ModuleError(f"self.log({name!r}): the value must have one element, and has shape {shape}; log its mean, or its parts by name")
+    raise ModuleError(
+        f"self.log({name!r}): the value must have one element, and has shape {shape}; log its mean, or its parts by name"
+    )
 
 
 def _normal(declared: Declaration) -> tuple[Any, ...]:

@@ -89,7 +89,8 @@ def _parse_mapping(found: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
         if key not in allowed:
             hint = "; scheduler settings belong into the dictionary under 'lr_scheduler'" if key in _KEYS else ""
             raise ConfigurationError(
-                f"configure_optimizers returned the unknown key {key!r}{did_you_mean(key, allowed)}; keys are: {listing(allowed)}{hint}"
+                f"configure_optimizers returned the unknown key {key!r}{did_you_mean(key, allowed)}; "
+                f"keys are: {listing(allowed)}{hint}"
             )
     if "optimizer" not in found:
         raise ConfigurationError(f"configure_optimizers returned a dictionary without 'optimizer'; it has: {listing(found)}")
@@ -134,8 +135,9 @@ def _check(config: SchedulerConfig, optimizers: list[Optimizer], module: Module)
 
 def _wrong(found: Any) -> str:
     return (
-        f"configure_optimizers returned {type(found).__name__}: {str(found)[:80]}; allowed are an optimizer, a list of them, two lists "
-        "(optimizers, schedulers), a dictionary with 'optimizer' and 'lr_scheduler', a tuple of such dictionaries, and None"
+        f"configure_optimizers returned {type(found).__name__}: {str(found)[:80]}; "
+        "allowed are an optimizer, a list of them, two lists (optimizers, schedulers), a dictionary with 'optimizer' and "
+        "'lr_scheduler', a tuple of such dictionaries, and None"
     )
 
 
@@ -212,7 +214,7 @@ class OptimizerHandle:
 
     @contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
-        """Let only this optimizer's parameters require gradients; without gradient exchange where ``sync_grad`` is ``False``."""
+        """Let only this optimizer's parameters require gradients; without exchange of them where ``sync_grad`` is ``False``."""
         self._run.toggle(self.optimizer)
         try:
             with self._run.runtime.no_sync(self._run.module, enabled=not sync_grad):

@@ -17,8 +17,9 @@ Duration = str | timedelta | Mapping[str, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The plain options of :class:`fulmen.Trainer`. Durations are kept in seconds. ``None`` is the default where it
-    has no meaning of its own.
+    """The plain options of :class:`fulmen.Trainer`.
+
+    Durations are kept in seconds. ``None`` is the default where it has no meaning of its own.
 
     >>> Options(max_epochs=3).to_json()["max_epochs"]
     3
@@ -94,8 +95,8 @@ class Options:
             raise ConfigurationError("default_root_dir is empty; leave it out for the current folder")
         if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, float) and self.val_check_interval <= 1:
             raise ConfigurationError(
-                f"val_check_interval={self.val_check_interval} is a fraction of an epoch, and check_val_every_n_epoch=None counts "
-                "batches of the whole training: give a number of batches"
+                f"val_check_interval={self.val_check_interval} is a fraction of an epoch, and check_val_every_n_epoch=None "
+                "counts batches of the whole training: give a number of batches"
             )
 
     # ---- What follows from the options
@@ -152,7 +153,9 @@ class Options:
         names = [field.name for field in fields(cls)]
         for name in data:
             if name not in names:
-                raise ConfigurationError(f"there is no option {name!r}{did_you_mean(name, names)}; options are: {listing(names)}")
+                raise ConfigurationError(
+                    f"there is no option {name!r}{did_you_mean(name, names)}; options are: {listing(names)}"
+                )
         values = dict(data)
         if isinstance(schedule := values.get("accumulate_grad_batches"), Mapping):
             values["accumulate_grad_batches"] = {int(epoch): count for epoch, count in schedule.items()}
@@ -238,7 +241,9 @@ def _interval(name: str, value: Any) -> Any:
         return value
     if isinstance(value, (str, timedelta, Mapping)):
         return {"seconds": seconds_of(value, name)}
-    raise _wrong(name, value, "a number of batches (int from 1), a fraction of an epoch (float up to 1.0), or a duration 'DD:HH:MM:SS'")
+    raise _wrong(
+        name, value, "a number of batches (int from 1), a fraction of an epoch (float up to 1.0), or a duration 'DD:HH:MM:SS'"
+    )
 
 
 def _accumulate(name: str, value: Any) -> Any:
@@ -251,13 +256,13 @@ def _accumulate(name: str, value: Any) -> Any:
 
 def _clip(name: str, value: Any) -> float | None:
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0):
-        return value  # type: ignore[no-any-return]
+        return value
     raise _wrong(name, value, "a number from 0, or None")
 
 
 def _folder(name: str, value: Any) -> str | None:
     if value is None or isinstance(value, (str, os.PathLike)):
-        return None if value is None else os.fspath(value)  # type: ignore[return-value]
+        return None if value is None else os.fspath(value)
     raise _wrong(name, value, "a path or URL, or None for the current folder")
 
 

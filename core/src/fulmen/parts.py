@@ -33,7 +33,9 @@ def split_plugins(plugins: Any, precision: Any) -> tuple[list[Any], Any, Cluster
     given = as_list(plugins)
     precisions = [plugin for plugin in given if isinstance(plugin, Precision)]
     if len(precisions) + (precision is not None) > 1:
-        raise ConfigurationError("the precision is given twice: as precision= and among plugins=, or twice among plugins=; keep one")
+        raise ConfigurationError(
+            "the precision is given twice: as precision= and among plugins=, or twice among plugins=; keep one"
+        )
     environments = [plugin for plugin in given if isinstance(plugin, ClusterEnvironment)]
     rest = [plugin for plugin in given if not isinstance(plugin, (Precision, ClusterEnvironment))]
     return rest, (precisions[0] if precisions else precision), (environments[0] if environments else None)
@@ -59,9 +61,13 @@ def make_callbacks(spec: Any, options: Options, plugins: PluginSet) -> list[Call
     if len(bars) > 1:
         raise ConfigurationError(f"there are {len(bars)} progress bars among the callbacks; keep one")
     if bars and not options.enable_progress_bar:
-        raise ConfigurationError(f"enable_progress_bar=False, and {type(bars[0]).__name__} is among the callbacks; drop one of them")
+        raise ConfigurationError(
+            f"enable_progress_bar=False, and {type(bars[0]).__name__} is among the callbacks; drop one of them"
+        )
     if savers and not options.enable_checkpointing:
-        raise ConfigurationError(f"enable_checkpointing=False, and {type(savers[0]).__name__} is among the callbacks; drop one of them")
+        raise ConfigurationError(
+            f"enable_checkpointing=False, and {type(savers[0]).__name__} is among the callbacks; drop one of them"
+        )
     if options.fast_dev_run:
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     if options.enable_progress_bar and not bars:

@@ -1,4 +1,7 @@
-"""Every installed profiler by its class name: ``from fulmen.profilers import SimpleProfiler``. Also the contract ``Profiler``."""
+"""Every installed profiler by its class name: ``from fulmen.profilers import SimpleProfiler``.
+
+Also the contract ``Profiler``. A class that is not installed says how to install it.
+"""
 
 from __future__ import annotations
 

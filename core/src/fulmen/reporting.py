@@ -23,11 +23,16 @@ def announce(run: Run) -> None:
         for name, value in plain(dict(owner.hparams)).items():
             if name in params and params[name] is not value and params[name] != value:
                 raise ConfigurationError(
-                    f"the module and the data module both save the hyper-parameter {name!r}, as {params[name]!r} and {value!r}; "
-                    "rename one, or leave it out: save_hyperparameters(ignore=...)"
+                    f"the module and the data module both save the hyper-parameter {name!r}, as {params[name]!r} and "
+                    f"{value!r}; rename one, or leave it out: save_hyperparameters(ignore=...)"
                 )
             params[name] = value
-    config = {"fulmen": version(), "run": run.run_id, "options": run.options.to_json(), "plugins": run.runtime.plugins.effective()}
+    config = {
+        "fulmen": version(),
+        "run": run.run_id,
+        "options": run.options.to_json(),
+        "plugins": run.runtime.plugins.effective(),
+    }
     run.log_rows(lambda logger: logger.log_config(config))
     if params:
         run.log_rows(lambda logger: logger.log_hyperparams(params))

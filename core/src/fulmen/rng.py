@@ -37,7 +37,7 @@ def seed_everything(seed: int, workers: bool = False, verbose: bool = False) -> 
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed)
     if verbose:
-        print(f"seed: {seed}")
+        print(f"seed: {seed}")  # noqa: T201
     return seed
 
 

@@ -96,7 +96,7 @@ class Runtime:
         return self.strategy.launcher is not None
 
     def open(self) -> None:
-        """Take the device and join the other processes. The trainer does this; in a loop of your own it is done on first use."""
+        """Take the device and join the other processes. The trainer does this; in a loop of your own, first use does."""
         if not self._open:
             self.strategy.setup_environment()
             self.accelerator.setup_device(self.device)
@@ -143,7 +143,7 @@ class Runtime:
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on rank 0."""
         if self.is_global_zero:
-            print(*args, **kwargs)
+            print(*args, **kwargs)  # noqa: T201
 
     # ---- Setting up
 
@@ -187,7 +187,7 @@ class Runtime:
         """The context in which to build a module: directly on its device and in its precision."""
         stack = ExitStack()
         for context in (self.device, self.precision.init_context(), self.strategy.init_context()):
-            stack.enter_context(context)  # type: ignore[arg-type]
+            stack.enter_context(context)
         return stack
 
     def to_device(self, data: Any) -> Any:
@@ -381,12 +381,17 @@ def _available(name: str, plugins: PluginSet) -> bool:
 
 def _warn_of_idle_device(chosen: Accelerator, plugins: PluginSet) -> None:
     """Say so where PyTorch sees a device that no installed accelerator uses."""
+    if not torch.accelerator.is_available():  # torch 2.6 raises below where there is none
+        return
     seen = torch.accelerator.current_accelerator()
     if seen is None or seen.type in plugins.names("accelerator"):
         return
     extra = KNOWN["accelerator"].get(seen.type)
     remedy = install_line(extra) if extra else "install a package that provides it"
-    warn("idle-device", f"there is a {seen.type!r} device, and no accelerator for it is installed; running on {chosen.name!r}. {remedy}")
+    warn(
+        "idle-device",
+        f"there is a {seen.type!r} device, and no accelerator for it is installed; running on {chosen.name!r}. {remedy}",
+    )
 
 
 def detect_environment(plugins: PluginSet) -> ClusterEnvironment | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
 
 from fulmen.errors import ConfigurationError
@@ -40,15 +39,15 @@ class ValidationSchedule:
         if isinstance(interval, int) and not options.fast_dev_run:
             if epochs is not None and interval > num_batches:
                 raise ConfigurationError(
-                    f"val_check_interval={interval} is more than the {num_batches:g} batches of an epoch, so validation would never "
-                    "run; to count batches over the whole training: check_val_every_n_epoch=None"
+                    f"val_check_interval={interval} is more than the {num_batches:g} batches of an epoch, so validation would "
+                    "never run; to count batches over the whole training: check_val_every_n_epoch=None"
                 )
             return cls(every=interval, epochs=epochs)
         if isinstance(interval, float) and interval < 1.0 and not options.fast_dev_run:
             if num_batches == INFINITE:
                 raise ConfigurationError(
-                    f"val_check_interval={interval} is a fraction of an epoch, and the train_dataloader does not know its length; "
-                    "give a number of batches, a duration, or 1.0 for the end of the epoch"
+                    f"val_check_interval={interval} is a fraction of an epoch, and the train_dataloader does not know its "
+                    "length; give a number of batches, a duration, or 1.0 for the end of the epoch"
                 )
             return cls(every=max(1, int(num_batches * interval)), epochs=epochs)
         return cls(epochs=epochs)

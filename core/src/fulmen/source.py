@@ -52,7 +52,7 @@ class Source:
         """Start an iteration, or continue the one that a checkpoint interrupted."""
         for part in (self.loader, *_samplers(self.loader), getattr(self.loader, "dataset", None)):
             if callable(getattr(part, "set_epoch", None)):
-                part.set_epoch(epoch)  # type: ignore[union-attr]
+                part.set_epoch(epoch)
         continues, self._continues = self._continues, False
         if continues and self.batches:
             return self._continue()
@@ -164,8 +164,8 @@ def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[A
         return with_batches(loader, sampler)
     if type(loader.batch_sampler) is not BatchSampler:
         raise ConfigurationError(
-            f"the loader's batch_sampler is a {type(loader.batch_sampler).__name__}, in which fulmen cannot replace the sampler; "
-            "set use_distributed_sampler=False and let it give each rank its share"
+            f"the loader's batch_sampler is a {type(loader.batch_sampler).__name__}, in which fulmen cannot replace the "
+            "sampler; set use_distributed_sampler=False and let it give each rank its share"
         )
     batch_size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
     served = with_batches(loader, BatchSampler(sampler, batch_size, drop_last))
@@ -180,7 +180,9 @@ def distributed(loader: Any, arguments: dict[str, int], shuffle: bool, seed: int
     if isinstance(loader.sampler, DistributedSampler):
         return loader
     shuffled = shuffle and isinstance(loader.sampler, RandomSampler)
-    return with_sampler(loader, DistributedSampler(loader.dataset, **arguments, shuffle=shuffled, seed=seed))
+    ranks = arguments["num_replicas"], arguments["rank"]
+    sampler: DistributedSampler[Any] = DistributedSampler(loader.dataset, *ranks, shuffle=shuffled, seed=seed)
+    return with_sampler(loader, sampler)
 
 
 def in_order(loader: Any) -> Any:

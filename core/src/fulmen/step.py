@@ -136,7 +136,7 @@ class AutomaticStep:
         self.counted += 1
         return outputs
 
-    def share(self, loss: Tensor, weight: Any) -> Tensor:
+    def share(self, loss: Tensor, weight: Tensor | float | None) -> Tensor:
         """The part of ``loss`` in the update of the window."""
         if self.counted and (weight is None) is not (self.weight is None):
             raise ModuleError(
@@ -203,7 +203,9 @@ class AutomaticStep:
             ModuleError: The loss has several elements, does not depend on the parameters, or is not finite.
         """
         if loss.numel() != 1:
-            raise ModuleError(f"training_step returned a loss of shape {tuple(loss.shape)}; it must have one element: return loss.mean()")
+            raise ModuleError(
+                f"training_step returned a loss of shape {tuple(loss.shape)}; it must have one element: return loss.mean()"
+            )
         if self.check_finite and not bool(torch.isfinite(loss)):  # synchronises: detect_anomaly asks for it
             raise ModuleError(
                 f"training_step returned a loss of {loss.item()} in epoch {self.run.progress.epoch}, batch {batch_idx}; "
@@ -211,8 +213,8 @@ class AutomaticStep:
             )
         if not loss.requires_grad and self.run.optimizers:
             raise ModuleError(
-                "training_step returned a loss that does not depend on any parameter that is trained: it was detached, made from "
-                "a number, or all parameters are frozen"
+                "training_step returned a loss that does not depend on any parameter that is trained: it was detached, made "
+                "from a number, or all parameters are frozen"
             )
         return loss.requires_grad
 
@@ -234,7 +236,7 @@ class AutomaticStep:
 
 
 class ClosureStep(AutomaticStep):
-    """The same update inside a closure, for optimizers that evaluate it themselves and modules that override ``optimizer_step``."""
+    """The same update inside a closure, for optimizers that evaluate it and modules that override ``optimizer_step``."""
 
     def __call__(self, batch: Any, batch_idx: int) -> Any:
         """Train on one batch and return what ``training_step`` returned."""
@@ -311,8 +313,8 @@ def read_loss(outputs: Any) -> tuple[Tensor | None, Any]:
             return outputs
     found = f"a mapping with {sorted(map(str, outputs))}" if isinstance(outputs, Mapping) else f"{type(outputs).__name__}"
     raise ModuleError(
-        f"training_step returned {found}; allowed are the loss as a tensor, a mapping with 'loss', (loss_sum, weight), a mapping "
-        "with 'loss_sum' and 'weight', and None to skip the batch"
+        f"training_step returned {found}; allowed are the loss as a tensor, a mapping with 'loss', (loss_sum, weight), a "
+        "mapping with 'loss_sum' and 'weight', and None to skip the batch"
     )
 
 

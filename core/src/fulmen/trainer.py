@@ -306,7 +306,9 @@ def check_module(model: Any) -> Module:
     """
     if isinstance(model, Module):
         return model
-    raise ModuleError(f"{type(model).__name__} is no fulmen.Module; let its class derive from fulmen.Module and add training_step")
+    raise ModuleError(
+        f"{type(model).__name__} is no fulmen.Module; let its class derive from fulmen.Module and add training_step"
+    )
 
 
 def check_names(unknown: Mapping[str, Any]) -> None:
@@ -315,7 +317,10 @@ def check_names(unknown: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: There are such.
     """
-    known = [*(field.name for field in fields(Options)), *(name for name in Trainer.__init__.__annotations__ if name != "return")]
+    known = [
+        *(field.name for field in fields(Options)),
+        *(name for name in Trainer.__init__.__annotations__ if name != "return"),
+    ]
     for name, value in unknown.items():
         hint = f"; {REMOVED[name]}" if name in REMOVED else did_you_mean(name, known)
         raise ConfigurationError(f"Trainer has no argument {name}={value!r}{hint}")

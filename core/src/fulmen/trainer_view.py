@@ -185,7 +185,7 @@ class TrainerView:
         return self._run.stop_reason if self._run else None
 
     def request_stop(self, reason: str) -> None:
-        """End the training after the current step, once ``min_epochs`` and ``min_steps`` are reached. The first reason stays."""
+        """End the training after this step, once ``min_epochs`` and ``min_steps`` are reached. The first reason stays."""
         self._current().request_stop(reason)
 
     def every(self, seconds: float, action: Callable[[], None]) -> Alarm:
@@ -266,7 +266,7 @@ class TrainerView:
 
     @property
     def log_dir(self) -> str:
-        """The folder of this run: that of the first logger that has one, else :attr:`default_root_dir`. The same on every rank."""
+        """The folder of this run, on every rank: that of the first logger that has one, else :attr:`default_root_dir`."""
         found = next((logger.log_dir for logger in self._loggers if logger.log_dir), self.default_root_dir)
         return self.runtime.broadcast(found)  # type: ignore[no-any-return]
 
@@ -406,7 +406,7 @@ class TrainerView:
         if not self.is_global_zero:
             return
         if bar is None or "file" in kwargs or self.phase is None:
-            print(*args, **kwargs)
+            print(*args, **kwargs)  # noqa: T201
         else:
             text = io.StringIO()
             print(*args, **{**kwargs, "end": ""}, file=text)

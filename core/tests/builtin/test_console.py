@@ -197,6 +197,7 @@ def test_no_hook_is_called_per_batch() -> None:
 
 def test_print_writes_above_the_bar(terminal: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.begin(monkeypatch)
+
     class Talks(Callback):
         def on_train_epoch_start(self, trainer: Trainer, module: Module) -> None:
             trainer.print("epoch", trainer.current_epoch)
@@ -233,6 +234,7 @@ def test_other_stages_have_a_bar_of_their_own(terminal: Output, stage: str, monk
 
 def test_a_loader_without_length_has_no_percentage(terminal: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.begin(monkeypatch)
+
     class Endless:
         def __iter__(self) -> Iterator[Any]:
             return iter(torch.ones(5, 2, 4))
@@ -244,6 +246,7 @@ def test_a_loader_without_length_has_no_percentage(terminal: Output, monkeypatch
 
 def test_an_exception_leaves_the_bar_where_it_was(terminal: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.begin(monkeypatch)
+
     class Fails(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if batch_idx == 5:
@@ -259,6 +262,7 @@ def test_an_exception_leaves_the_bar_where_it_was(terminal: Output, monkeypatch:
 
 def test_an_exception_in_a_validation_leaves_the_epoch(terminal: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.begin(monkeypatch)
+
     class Fails(Model):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             raise ZeroDivisionError
@@ -273,6 +277,7 @@ def test_an_exception_in_a_validation_leaves_the_epoch(terminal: Output, monkeyp
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_leaves_the_screen_in_order(terminal: Output, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.begin(monkeypatch)
+
     class Interrupted(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if batch_idx == 5:
@@ -370,6 +375,7 @@ def test_a_pipe_gets_the_position_by_time(pipe: Output, monkeypatch: pytest.Monk
 
 def test_a_training_that_is_cut_says_where(pipe: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe.begin(monkeypatch)
+
     class Stops(Callback):
         def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == 2:
@@ -382,6 +388,7 @@ def test_a_training_that_is_cut_says_where(pipe: Output, monkeypatch: pytest.Mon
 
 def test_a_failure_says_where(pipe: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe.begin(monkeypatch)
+
     class Fails(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if batch_idx == 2:
@@ -395,6 +402,7 @@ def test_a_failure_says_where(pipe: Output, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_resumed_epoch_counts_on_at_its_own_rate(pipe: Output, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe.begin(monkeypatch)
+
     class Saves(Callback):
         def on_train_stop(self, trainer: Trainer, module: Module) -> None:
             trainer.save_checkpoint(tmp_path / "cut.ckpt")

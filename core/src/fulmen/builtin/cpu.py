@@ -42,7 +42,8 @@ class CPUAccelerator(Accelerator):
             return [0]
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ConfigurationError(
-                f"devices={devices!r} does not fit accelerator 'cpu'; allowed are 'auto' (one process) and a number of processes from 1"
+                f"devices={devices!r} does not fit accelerator 'cpu'; allowed are 'auto' (one process) "
+                "and a number of processes from 1"
             )
         return list(range(count))
 

@@ -33,7 +33,10 @@ class RecoveryCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, dirpath: str | os.PathLike[str] | None = None, every_seconds: float | None = 600.0, every_n_steps: int | None = None
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        every_seconds: float | None = 600.0,
+        every_n_steps: int | None = None,
     ) -> None:
         if every_seconds is not None and not every_seconds > 0:
             raise ConfigurationError(f"every_seconds={every_seconds!r} is not allowed; allowed: seconds above 0, or None")

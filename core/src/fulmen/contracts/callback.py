@@ -89,7 +89,6 @@ class Callback:
     def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A batch is done, and the optimizer step too where one was due. ``outputs`` is what ``training_step`` returned."""
 
-
     # ---- Optimization
 
     def on_before_zero_grad(self, trainer: Trainer, module: Module, optimizer: Optimizer) -> None:
@@ -103,7 +102,6 @@ class Callback:
 
     def on_before_optimizer_step(self, trainer: Trainer, module: Module, optimizer: Optimizer) -> None:
         """Gradients are complete and unscaled, but not clipped yet: the place to look at them."""
-
 
     # ---- Validation
 
@@ -119,12 +117,15 @@ class Callback:
     def on_validation_epoch_end(self, trainer: Trainer, module: Module) -> None:
         """The pass over the loaders ended. Values logged here join its metrics."""
 
-    def on_validation_batch_start(self, trainer: Trainer, module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_start(
+        self, trainer: Trainer, module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """A batch is on its device. ``dataloader_idx`` counts the loaders."""
 
-    def on_validation_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """A batch is done. ``outputs`` is what ``validation_step`` returned."""
-
 
     # ---- Testing
 
@@ -140,12 +141,15 @@ class Callback:
     def on_test_epoch_end(self, trainer: Trainer, module: Module) -> None:
         """The pass over the loaders ended. Values logged here join its metrics."""
 
-    def on_test_batch_start(self, trainer: Trainer, module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_test_batch_start(
+        self, trainer: Trainer, module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """A batch is on its device. ``dataloader_idx`` counts the loaders."""
 
-    def on_test_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_test_batch_end(
+        self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """A batch is done. ``outputs`` is what ``test_step`` returned."""
-
 
     # ---- Prediction
 
@@ -161,12 +165,15 @@ class Callback:
     def on_predict_epoch_end(self, trainer: Trainer, module: Module) -> None:
         """The pass over the loaders ended."""
 
-    def on_predict_batch_start(self, trainer: Trainer, module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_predict_batch_start(
+        self, trainer: Trainer, module: Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """A batch is on its device. ``dataloader_idx`` counts the loaders."""
 
-    def on_predict_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_predict_batch_end(
+        self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """A batch is done. ``outputs`` is what ``predict_step`` returned."""
-
 
     # ---- Checkpoints and failures
 

@@ -123,7 +123,7 @@ def init_arguments_from(cls: type, saved: Mapping[str, Any], name: str | None, g
         given: Arguments of the caller.
     """
     parameters = inspect.signature(cls).parameters
-    hints = _hints(cls.__init__)
+    hints = _hints(cls.__init__)  # type: ignore[misc]  # of exactly this class
     if name is not None and name in parameters:
         found: dict[str, Any] = {name: _rebuild(hints.get(name), dict(saved))}
     elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

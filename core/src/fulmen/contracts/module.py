@@ -66,7 +66,9 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
             ranks, so that N accumulated batches equal one that is N times as large, ragged ends included. With manual
             optimization, anything.
         """
-        raise ModuleError(f"{type(self).__name__} has no training_step, which fit needs: def training_step(self, batch, batch_idx)")
+        raise ModuleError(
+            f"{type(self).__name__} has no training_step, which fit needs: def training_step(self, batch, batch_idx)"
+        )
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         """Evaluate one batch; with several loaders it takes ``dataloader_idx`` too. Log what matters."""
@@ -137,7 +139,9 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         """
         run = self._run
         if run is None:
-            return warn("log-without-trainer", f"{type(self).__name__}.log({name!r}): no trainer runs this module, so nothing is kept")
+            return warn(
+                "log-without-trainer", f"{type(self).__name__}.log({name!r}): no trainer runs this module, so nothing is kept"
+            )
         declared = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx, rank_zero_only)
         run.metrics.log(name, value, declared, batch_size)
 
@@ -322,7 +326,9 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         arguments = init_arguments_from(cls, saved, checkpoint.get("hparams_name"), kwargs)
         module = cls(**arguments)
         module.on_load_checkpoint(checkpoint)
-        load_weights(module, checkpoint["state_dict"], module.strict_loading if strict is None else strict, str(checkpoint_path))
+        load_weights(
+            module, checkpoint["state_dict"], module.strict_loading if strict is None else strict, str(checkpoint_path)
+        )
         return module.to(map_location) if isinstance(map_location, (str, torch.device)) else module
 
     def export(self, format: str, path: str | os.PathLike[str], input_sample: Any = None, **options: Any) -> Path:
@@ -342,7 +348,9 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
 
     def _running(self) -> Run:
         if self._run is None:
-            raise ModuleError(f"{type(self).__name__} is not attached to a trainer yet: pass it to trainer.fit, validate, test or predict")
+            raise ModuleError(
+                f"{type(self).__name__} is not attached to a trainer yet: pass it to trainer.fit, validate, test or predict"
+            )
         return self._run
 
     def _tensors(self) -> Iterator[Tensor]:
@@ -354,7 +362,9 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         return {key: value for key, value in self.__dict__.items() if key != "_run"}
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Any], strict: bool, source: str, load: Callable[..., Any] | None = None) -> None:
+def load_weights(
+    module: nn.Module, state: Mapping[str, Any], strict: bool, source: str, load: Callable[..., Any] | None = None
+) -> None:
     """``module.load_state_dict`` with an error that says which keys or shapes do not fit.
 
     Args:
@@ -373,7 +383,11 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], strict: bool, sour
         own = module.state_dict()
         missing = [key for key in own if key not in state]
         unexpected = [key for key in state if key not in own]
-        shapes = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own if k in state and _shape(state[k]) != _shape(own[k])]
+        shapes = [
+            f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+            for k in own
+            if k in state and _shape(state[k]) != _shape(own[k])
+        ]
         if not (missing or unexpected or shapes):
             raise
         raise CheckpointError(

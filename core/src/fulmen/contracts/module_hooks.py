@@ -8,10 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-
 class ModuleHooks:
     """The ``on_*`` hooks of :class:`fulmen.Module`. What is not overridden is never called."""
-
 
     # ---- Fit
 
@@ -43,7 +41,6 @@ class ModuleHooks:
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A batch is done, and the optimizer step too where one was due. ``outputs`` is what ``training_step`` returned."""
 
-
     # ---- Optimization
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
@@ -57,7 +54,6 @@ class ModuleHooks:
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete and unscaled, but not clipped yet: the place to look at them."""
-
 
     # ---- Validation
 
@@ -79,7 +75,6 @@ class ModuleHooks:
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """A batch is done. ``outputs`` is what ``validation_step`` returned."""
 
-
     # ---- Testing
 
     def on_test_start(self) -> None:
@@ -100,7 +95,6 @@ class ModuleHooks:
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """A batch is done. ``outputs`` is what ``test_step`` returned."""
 
-
     # ---- Prediction
 
     def on_predict_start(self) -> None:
@@ -120,7 +114,6 @@ class ModuleHooks:
 
     def on_predict_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """A batch is done. ``outputs`` is what ``predict_step`` returned."""
-
 
     # ---- Checkpoints and failures
 

@@ -68,6 +68,7 @@ class Precision:
     @staticmethod
     def cast(batch: Any, dtype: torch.dtype) -> Any:
         """``batch`` with its floating-point tensors in ``dtype``; a helper for :meth:`convert_input`."""
+
         def convert(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 

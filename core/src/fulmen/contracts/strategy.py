@@ -103,7 +103,7 @@ class Strategy(ABC):
         """Compute gradients. Called only where overridden: elsewhere it is ``loss.backward()`` itself."""
         loss.backward()
 
-    def clip_grad_norm(self, parameters: list[Tensor], max_norm: float) -> Tensor:
+    def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
         """Scale the gradients of ``parameters`` so that their total 2-norm is at most ``max_norm``; the norm before."""
         return nn.utils.clip_grad_norm_(parameters, max_norm)
 
