@@ -72,7 +72,6 @@ def warn_if_ambiguous(batch: Any) -> None:
             "batch-size",
             f"the tensors of a batch differ in their first dimension {sizes}; the first is taken as the batch size that "
             "weighs epoch means. Pass the right one: self.log(..., batch_size=...)",
-            stacklevel=6,
         )
 
 

@@ -7,8 +7,12 @@ raised and is asserted once in the tests.
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 import warnings
 from collections.abc import Iterable
+
+_HERE = os.path.dirname(__file__)
 
 
 class FulmenError(Exception):
@@ -39,9 +43,12 @@ class FulmenWarning(UserWarning):
     """
 
 
-def warn(code: str, message: str, *, stacklevel: int = 3) -> None:
-    """Issue a :class:`FulmenWarning` whose text starts with ``[code]``."""
-    warnings.warn(f"[{code}] {message}", FulmenWarning, stacklevel=stacklevel)
+def warn(code: str, message: str) -> None:
+    """Issue a :class:`FulmenWarning` whose text starts with ``[code]``, at the line outside fulmen that led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"[{code}] {message}", FulmenWarning, stacklevel=level)
 
 
 def listing(items: Iterable[object]) -> str:

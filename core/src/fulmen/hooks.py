@@ -173,4 +173,4 @@ def check_spelling(owner: Module | Callback) -> None:
         if name in REMOVED:
             raise ModuleError(f"{type(owner).__name__}.{name} would never be called: {REMOVED[name]}")
         if name.startswith("on_") and name not in known and (guess := did_you_mean(name, known)):
-            warn("hook-spelling", f"{type(owner).__name__}.{name} is no hook and is never called{guess}", stacklevel=6)
+            warn("hook-spelling", f"{type(owner).__name__}.{name} is no hook and is never called{guess}")

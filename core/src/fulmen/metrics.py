@@ -232,7 +232,6 @@ class Metrics:
             warn(
                 "sync-dist",
                 f"self.log({name!r}) keeps each rank's own value; for the value over all ranks: sync_dist=True",
-                stacklevel=5,
             )
         return meter
 

@@ -112,7 +112,7 @@ class PluginSet:
         found._warnings += [("plugin-settings", text) for text in found.ignored_settings()]
         for code, text in found._warnings:
             if problems is None:
-                warn(code, text, stacklevel=4)  # the line that makes the trainer or the runtime
+                warn(code, text)
             else:
                 problems.append(text)
         return found

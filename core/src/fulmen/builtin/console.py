@@ -195,7 +195,7 @@ class ConsoleProgress(ProgressBar):
             display, self._display = self._display, None
             if display is not None:
                 display.abandon()
-            warn("progress-lost", f"progress cannot be shown any more: {error}. The run goes on", stacklevel=5)
+            warn("progress-lost", f"progress cannot be shown any more: {error}. The run goes on")
 
 
 @dataclass

@@ -191,7 +191,6 @@ def _find_shapes(
                 "summary-forward",
                 f"the summary has no shapes, because {type(module).__name__}.forward failed with example_input_array: "
                 f"{type(error).__name__}: {error}",
-                stacklevel=4,
             )
         else:
             found.has_shapes = True
