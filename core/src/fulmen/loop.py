@@ -51,7 +51,7 @@ def train_epoch(run: Run) -> None:
     validate_every, across_epochs = run.validation.inside(progress.epoch), run.validation.epochs is None
     skipped = stopping = False
     metrics.enter("train", batches=True)
-    for batch in run.loaders["train"].iterate(progress.epoch, progress.batch, mover(run)):
+    for batch in training_batches(run):
         metrics.batch, run.batch_idx = batch, progress.batch
         batch_idx = progress.batch
         if hooks.on_train_batch_start or late.on_train_batch_start:
@@ -79,6 +79,12 @@ def train_epoch(run: Run) -> None:
             stopping = progress.batch < num_batches or run.stop_now
             break
     end_epoch(run, stopping, skipped)
+
+
+def training_batches(run: Run) -> Iterator[Any]:
+    """The batches of the epoch on their device, from where the run stands; measured where there is a profiler."""
+    batches = run.loaders["train"].iterate(run.progress.epoch, run.progress.batch, mover(run))
+    return batches if run.profiler is None else run.profiler.iterate(run.loaders["train"].name, batches)
 
 
 def begin_epoch(run: Run) -> None:
@@ -214,7 +220,9 @@ def evaluate_batches(
         move = mover(run, index)
         if phase != "predict":
             metrics.enter(phase, batches=True, dataloader_idx=index if several else None)
-        for batch_idx, batch in enumerate(batches if move is None else map(move, batches)):
+        moved = batches if move is None else map(move, batches)
+        timed = moved if run.profiler is None else run.profiler.iterate(loaders.name, moved)
+        for batch_idx, batch in enumerate(timed):
             metrics.batch = batch
             for hook in starts:
                 hook(batch, batch_idx, index)

@@ -307,9 +307,7 @@ def check_module(model: Any) -> Module:
     if isinstance(model, Module):
         return model
     if isinstance(getattr(model, "_orig_mod", None), Module):
-        raise ModuleError(
-            "the module was wrapped by torch.compile; pass the module itself, and compile in place: module.compile()"
-        )
+        raise ModuleError("torch.compile wrapped the module; pass it unwrapped, and compile in place: module.compile()")
     raise ModuleError(
         f"{type(model).__name__} is no fulmen.Module; let its class derive from fulmen.Module and add training_step"
     )

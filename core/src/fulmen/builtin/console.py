@@ -266,12 +266,22 @@ def total_of(trainer: Trainer, phase: str) -> int | None:
 def make_display(leave: bool) -> Bars | Lines:
     """Bars where they can be drawn, else lines. Nothing of tqdm is imported before."""
     notebook = in_notebook()
-    if not notebook and not (sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
+    if not notebook and not is_drawable(sys.stderr):
         return Lines()
     try:
         return Bars(import_target("tqdm.auto:tqdm" if notebook else "tqdm:tqdm"), leave)  # auto: widgets, where there are any
     except ImportError:
         return Lines()
+
+
+def is_drawable(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can redraw a line. One without a size, as containers have it, would show nothing."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:  # it has no file descriptor
+        return False
 
 
 def in_notebook() -> bool:
