@@ -6,13 +6,14 @@ raised and is asserted once in the tests.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
 import warnings
 from collections.abc import Iterable
 
-_HERE = os.path.dirname(__file__)
+_INSIDE = (os.path.dirname(__file__), contextlib.__file__)
 
 
 class FulmenError(Exception):
@@ -46,7 +47,7 @@ class FulmenWarning(UserWarning):
 def warn(code: str, message: str) -> None:
     """Issue a :class:`FulmenWarning` whose text starts with ``[code]``, at the line outside fulmen that led to it."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1
     warnings.warn(f"[{code}] {message}", FulmenWarning, stacklevel=level)
 

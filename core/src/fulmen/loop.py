@@ -52,8 +52,8 @@ def train_epoch(run: Run) -> None:
     skipped = stopping = False
     metrics.enter("train", batches=True)
     for batch in training_batches(run):
-        metrics.batch, run.batch_idx = batch, progress.batch
-        batch_idx = progress.batch
+        metrics.batch = batch
+        batch_idx = run.batch_idx = progress.batch
         if hooks.on_train_batch_start or late.on_train_batch_start:
             skipped = skips_epoch((*hooks.on_train_batch_start, *late.on_train_batch_start), batch, batch_idx)
             if skipped:
