@@ -177,7 +177,8 @@ class AutomaticStep:
         if self.weight is None:
             factor: Any = self.window / self.counted
         else:
-            total = torch.as_tensor(self.weight, dtype=torch.float32, device=runtime.device)
+            wide = torch.float64 if runtime.accelerator.supports_float64 else torch.float32
+            total = torch.as_tensor(self.weight, dtype=wide, device=runtime.device)
             # Ranks average their gradients; of sums, the sum is wanted.
             factor = runtime.world_size / runtime.strategy.all_reduce(total, "sum")
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]

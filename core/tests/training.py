@@ -1,0 +1,84 @@
+"""Small real modules for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fulmen import Module, Trainer
+
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def quiet(**options: Any) -> Trainer:
+    """A trainer that writes and prints nothing."""
+    return Trainer(**{**QUIET, **options})
+
+
+def batches(count: int = 8, size: int = 4, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """``count`` pairs of inputs [size, 3] and targets [size, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(size, 3, generator=generator), torch.randn(size, 1, generator=generator)) for _ in range(count)]
+
+
+def network(seed: int = 0) -> nn.Module:
+    """The same weights for the same seed."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(5, 1))
+
+
+def mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The loss of a batch."""
+    x, y = batch
+    return nn.functional.mse_loss(model(x), y)
+
+
+class Regression(Module):
+    """Trains :func:`network` and keeps its losses."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = network()
+        self.losses: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = mse(self.net, batch)
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
+
+
+class Validated(Regression):
+    """Also logs, validates, tests and predicts."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", mse(self.net, batch))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", mse(self.net, batch))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(batch[0])
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether all parameters are equal, bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
