@@ -123,11 +123,11 @@ def test_a_hook_is_the_same_in_all_its_contracts(name):
     described = inspect.getdoc(spec)
     assert described
     callback = getattr(Callback, name)
-    assert [p for p in inspect.signature(callback).parameters][1:] == list(inspect.signature(spec).parameters)
+    assert list(inspect.signature(callback).parameters)[1:] == list(inspect.signature(spec).parameters)
     assert inspect.getdoc(callback) == described
     if hasattr(ModuleHooks, name):
         method = getattr(ModuleHooks, name)
-        assert [p for p in inspect.signature(method).parameters][1:] == hook_arguments(name)
+        assert list(inspect.signature(method).parameters)[1:] == hook_arguments(name)
         assert inspect.getdoc(method)
 
 
