@@ -97,6 +97,7 @@ def _training_state(run: Run) -> dict[str, Any]:
     position = {
         "progress": progress.state_dict(),
         "accumulate_grad_batches": run.accumulate,
+        "stepped": run.stepped,
         "window": run.step.state_dict() if run.step is not None else {},
         "gradients": _open_gradients(run),
         "metrics": run.metrics.state_dict(),
@@ -264,8 +265,10 @@ def _apply_training(run: Run, checkpoint: dict[str, Any], path: str) -> None:
             raise CheckpointError(f"{path} does not fit the optimizer {type(optimizer).__name__}: {error}") from error
     for config, state in zip(run.schedulers, checkpoint["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(state)
+    for optimizer in run.optimizers:
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # it stepped before the checkpoint: schedulers would warn
     run.progress.load_state_dict(position["progress"])
-    run.accumulate = position["accumulate_grad_batches"]
+    run.accumulate, run.stepped = position["accumulate_grad_batches"], position["stepped"]
     run.metrics.load_state_dict(position["metrics"], run.device)
     run.run_id = checkpoint["run"]["id"]
     gradients = position["gradients"]

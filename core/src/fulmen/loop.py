@@ -15,7 +15,7 @@ from fulmen.data import loaders_of, mover, reload_loaders
 from fulmen.errors import ModuleError
 from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
-from fulmen.progress import BATCH, EPOCH_ENDED, PLATEAU, SCHEDULED, VALIDATED
+from fulmen.progress import BATCH, EPOCH_ENDED, LOGGED, PLATEAU, SCHEDULED, VALIDATED
 from fulmen.readback import Readback
 from fulmen.reporting import announce, report_unsent
 from fulmen.rng import isolated
@@ -66,6 +66,7 @@ def train_epoch(run: Run) -> None:
             hook(outputs, batch, batch_idx)
         if run.stepped and log_every and not progress.updates % log_every:
             metrics.flush_step(progress.updates - 1)
+        progress.settled = LOGGED
         for hook in late.on_train_batch_end:
             hook(outputs, batch, batch_idx)
         if clock.next_due is not None and monotonic() >= clock.next_due:
@@ -96,8 +97,13 @@ def begin_epoch(run: Run) -> None:
         reload_loaders(run)
         metrics.enter("train", batches=False)
         fire(run.hooks.on_train_epoch_start, run.late.on_train_epoch_start)
-    elif progress.batch < run.loaders["train"].total and validation_is_due(run):
-        validate(run)  # the run was cut between the batch and its validation
+        return
+    every = run.options.log_every_n_steps
+    if progress.settled == BATCH and run.stepped and every and not progress.updates % every:
+        metrics.enter("train", batches=True)
+        metrics.flush_step(progress.updates - 1)  # the run was cut between the batch and its logging
+    if progress.batch < run.loaders["train"].total and validation_is_due(run):
+        validate(run)  # or between that and its validation
 
 
 def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:

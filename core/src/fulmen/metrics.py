@@ -105,6 +105,7 @@ class Meter:
             "declared": list(_normal(self.declared)),
             "last": self.last,
             "total": self.total,
+            "fresh": self.fresh,
             "weight": self.weight,
         }
 
@@ -113,7 +114,7 @@ class Meter:
         last, total = state["last"], state["total"]
         self.last = last.to(device) if isinstance(last, Tensor) else last
         self.total = total.to(device) if isinstance(total, Tensor) else total
-        self.weight = state["weight"]
+        self.weight, self.fresh = state["weight"], state["fresh"]
 
     @property
     def is_single(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 # How far the work is that follows a batch. A checkpoint records it, so that a resumed run does neither repeat nor skip it.
-BATCH, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED = range(5)
+BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED = range(6)
 
 
 @dataclass(slots=True)

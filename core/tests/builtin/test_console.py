@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fulmen.builtin.console import Activity, Bars, ConsoleProgress, Lines, in_notebook, make_display, metrics_text
+from fulmen.builtin.single_device import SingleDevice
 from fulmen.contracts.callback import Callback
 from fulmen.contracts.module import Module
 from fulmen.errors import ConfigurationError, FulmenWarning
@@ -435,6 +436,22 @@ def test_nothing_without_stderr(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     monkeypatch.setattr(sys, "stderr", None)
     make_trainer(ConsoleProgress(), max_epochs=1).fit(Model(), loader())
     assert capfd.readouterr() == ("", "")
+
+
+class SecondRank(SingleDevice):
+    """This process as rank 1."""
+
+    global_rank = 1
+
+
+def test_other_ranks_show_nothing(terminal: Output, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal.begin(monkeypatch)
+    bar = ConsoleProgress(refresh_seconds=1e-9)
+    trainer = make_trainer(
+        bar, strategy=SecondRank(), logger=True, enable_model_summary=True, default_root_dir=tmp_path, log_every_n_steps=1
+    )
+    trainer.fit(Validated(), loader(), loader(2))
+    assert terminal.text() == "" and list(tmp_path.iterdir()) == []
 
 
 def test_print_without_a_run_is_print(capsys: pytest.CaptureFixture[str]) -> None:
