@@ -174,7 +174,7 @@ def test_what_cannot_be_read_back_is_refused_by_name_and_nothing_is_lost(tmp_pat
     with pytest.raises(CheckpointError) as caught:
         trainer.save_checkpoint(path)
     assert str(caught.value).startswith(
-        "extra.inner is a torch.nn.modules.activation.ReLU, which a checkpoint cannot hold; allowed are None, bool, int, float, "
+        "extra.inner is a torch.nn.modules.activation.ReLU, which a checkpoint cannot hold; allowed are None, bool, int, "
     )
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
@@ -271,7 +271,8 @@ def test_last_without_any_is_a_warning_and_best_an_error(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         quiet(max_epochs=1).fit(Regression(), batches(1), ckpt_path="best")
     assert str(caught.value) == (
-        "ckpt_path='best': no callback of this trainer has a best checkpoint; add a ModelCheckpoint with a monitor, and fit before"
+        "ckpt_path='best': no callback of this trainer has a best checkpoint; add a ModelCheckpoint with a "
+        "monitor, and fit before"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -38,15 +39,27 @@ def map_tensors(data: Any, function: Callable[[Any], Any]) -> Any:
         return function(data)
     if isinstance(data, Mapping):
         items = {key: map_tensors(value, function) for key, value in data.items()}
-        return items if type(data) is dict else type(data)(items)  # type: ignore[call-arg]
+        if type(data) is dict:
+            return items
+        return _replaced(data, items) if isinstance(data, dict) else type(data)(items)  # type: ignore[call-arg]
     if isinstance(data, tuple) and hasattr(data, "_fields"):
         return type(data)(*(map_tensors(value, function) for value in data))
     if isinstance(data, (list, tuple)):
         return type(data)(map_tensors(value, function) for value in data)
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
-        changed = {f.name: map_tensors(getattr(data, f.name), function) for f in dataclasses.fields(data) if f.init}
-        return dataclasses.replace(data, **changed)
+        changed = copy.copy(data)  # not by its constructor, which may take other arguments, or compute
+        for field in dataclasses.fields(data):
+            if hasattr(data, field.name):
+                object.__setattr__(changed, field.name, map_tensors(getattr(data, field.name), function))  # also frozen ones
+        return changed
     return data
+
+
+def _replaced(data: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    """A copy of a dictionary of some subclass, such as ``defaultdict``, with other values."""
+    changed = copy.copy(data)
+    changed.update(items)
+    return changed
 
 
 def batch_size_of(batch: Any) -> int:

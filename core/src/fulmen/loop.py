@@ -46,7 +46,8 @@ def train_epoch(run: Run) -> None:
     """Train on the batches of an epoch, from where the run stands, and validate in between."""
     begin_epoch(run)
     progress, metrics, clock, step = run.progress, run.metrics, run.clock, run.step
-    hooks, late, distributed = run.hooks, run.late, run.runtime.world_size > 1
+    starts = run.hooks.on_train_batch_start + run.late.on_train_batch_start
+    ends, late_ends, distributed = run.hooks.on_train_batch_end, run.late.on_train_batch_end, run.runtime.world_size > 1
     log_every, max_steps, num_batches = run.options.log_every_n_steps, run.options.num_steps, run.loaders["train"].total
     validate_every, across_epochs = run.validation.inside(progress.epoch), run.validation.epochs is None
     skipped = stopping = False
@@ -54,27 +55,27 @@ def train_epoch(run: Run) -> None:
     for batch in training_batches(run):
         metrics.batch = batch
         batch_idx = run.batch_idx = progress.batch
-        if hooks.on_train_batch_start or late.on_train_batch_start:
-            skipped = skips_epoch((*hooks.on_train_batch_start, *late.on_train_batch_start), batch, batch_idx)
-            if skipped:
-                break
+        if starts and skips_epoch(starts, batch, batch_idx):
+            skipped = True
+            break
         outputs = step(batch, batch_idx)
         progress.batch += 1
         progress.batches += 1
         progress.settled = BATCH
-        for hook in hooks.on_train_batch_end:
+        for hook in ends:
             hook(outputs, batch, batch_idx)
         if run.stepped and log_every and not progress.updates % log_every:
             metrics.flush_step(progress.updates - 1)
         progress.settled = LOGGED
-        for hook in late.on_train_batch_end:
+        for hook in late_ends:
             hook(outputs, batch, batch_idx)
         if clock.next_due is not None and monotonic() >= clock.next_due:
             clock.ring(monotonic())
         if distributed:
             run.agree()
-        due = validate_every and not (progress.batches if across_epochs else progress.batch) % validate_every
-        if (due or run.validation_requested) and progress.batch < num_batches:
+        if validate_every and not (progress.batches if across_epochs else progress.batch) % validate_every:
+            run.validation_requested = True
+        if run.validation_requested and progress.batch < num_batches:
             validate(run)
         if (run.stop_requested or progress.step >= max_steps) and run.must_stop():
             stopping = progress.batch < num_batches or run.stop_now
@@ -122,9 +123,9 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
         settle(run, SCHEDULED, lambda: advance_schedulers(run, "epoch", plateau=False))
     if not skipped and validation_is_due(run, at_end=True, stopping=stopping):
         validate(run)
+    metrics.reduce("train", batches=True)
     if not stopping:
         settle(run, PLATEAU, lambda: advance_schedulers(run, "epoch", plateau=True))
-    metrics.reduce("train", batches=True)
     metrics.enter("train", batches=False)
     for hook in run.hooks.on_train_epoch_end:
         hook()

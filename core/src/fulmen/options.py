@@ -168,17 +168,21 @@ def seconds_of(value: Any, name: str) -> float:
     Raises:
         ConfigurationError: ``value`` is none.
     """
-    if isinstance(value, timedelta):
-        return value.total_seconds()
+    if isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", value, re.ASCII):
+        days, hours, minutes, seconds = (int(part) for part in value.split(":"))
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
     if isinstance(value, Mapping):
         try:
-            return timedelta(**value).total_seconds()
-        except TypeError:
+            found = timedelta(**value)
+        except (TypeError, OverflowError):
             raise _wrong(name, dict(value), "the arguments of a timedelta, such as {'minutes': 30}") from None
-    if isinstance(value, str) and re.fullmatch(r"\d+:\d+:\d+:\d+", value):
-        days, hours, minutes, seconds = (int(part) for part in value.split(":"))
-        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
-    raise _wrong(name, value, "'DD:HH:MM:SS', a timedelta, or its arguments as a mapping")
+    elif isinstance(value, timedelta):
+        found = value
+    else:
+        raise _wrong(name, value, "'DD:HH:MM:SS', a timedelta, or its arguments as a mapping")
+    if found < timedelta(0):
+        raise _wrong(name, value, "a duration from 0")
+    return found.total_seconds()
 
 
 # ---- Checks: each takes the name and the value, and returns the value as it is kept
@@ -237,10 +241,8 @@ def _duration(name: str, value: Any) -> float | None:
 def _interval(name: str, value: Any) -> Any:
     if value is None or (_is_int(value) and value >= 1) or (isinstance(value, float) and 0 < value <= 1):
         return value
-    if isinstance(value, Mapping) and set(value) == {"seconds"}:
-        return value
-    if isinstance(value, (str, timedelta, Mapping)):
-        return {"seconds": seconds_of(value, name)}
+    if isinstance(value, (str, timedelta, Mapping)) and (seconds := seconds_of(value, name)) > 0:
+        return {"seconds": seconds}
     raise _wrong(
         name, value, "a number of batches (int from 1), a fraction of an epoch (float up to 1.0), or a duration 'DD:HH:MM:SS'"
     )

@@ -21,19 +21,18 @@ class Readback:
     def __init__(self, values: Mapping[str, Tensor | float]) -> None:
         self._numbers: dict[str, float] = {}
         self._copies: list[tuple[list[str], Tensor, torch.Event | None]] = []
-        by_device: dict[torch.device, dict[str, Tensor]] = {}
+        together: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         for name, value in values.items():
             if isinstance(value, Tensor):
-                by_device.setdefault(value.device, {})[name] = value
+                together.setdefault((value.device, _without_loss(value.dtype)), {})[name] = value
             else:
                 self._numbers[name] = float(value)
         self._order = list(values)
-        for device, tensors in by_device.items():
-            self._start(device, tensors)
+        for (device, dtype), tensors in together.items():
+            self._start(device, dtype, tensors)
 
-    def _start(self, device: torch.device, tensors: Mapping[str, Tensor]) -> None:
-        wide = torch.float64 if all(tensor.dtype == torch.float64 for tensor in tensors.values()) else torch.float32
-        stacked = torch.stack([tensor.reshape(()).to(wide) for tensor in tensors.values()])
+    def _start(self, device: torch.device, dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> None:
+        stacked = torch.stack([tensor.reshape(()).to(dtype) for tensor in tensors.values()])
         event = None
         if device.type != "cpu":
             stacked = stacked.to("cpu", non_blocking=True)
@@ -52,5 +51,12 @@ class Readback:
         for names, copy, event in self._copies:
             if event is not None:
                 event.synchronize()  # the one place where metrics wait for a device
-            found.update(zip(names, copy.tolist(), strict=True))
+            found.update(zip(names, map(float, copy.tolist()), strict=True))
         return {name: found[name] for name in self._order}
+
+
+def _without_loss(dtype: torch.dtype) -> torch.dtype:
+    """The format in which values of ``dtype`` travel: not all devices have double precision, so no wider than needed."""
+    if dtype.is_floating_point:
+        return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.int64

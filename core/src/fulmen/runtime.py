@@ -25,11 +25,10 @@ from fulmen.contracts.module import Module, load_weights
 from fulmen.contracts.precision import Precision
 from fulmen.contracts.stateful import Stateful
 from fulmen.contracts.strategy import ReduceOp, Strategy
-from fulmen.errors import ConfigurationError, listing, warn
+from fulmen.errors import ConfigurationError, PluginError, listing, warn
 from fulmen.hooks import overrides
 from fulmen.known import KNOWN, install_line
 from fulmen.plugins import PluginSet
-from fulmen.registry import import_target
 from fulmen.source import distributed
 from fulmen.storage import read_checkpoint, write_checkpoint
 
@@ -361,18 +360,29 @@ def choose_accelerator(spec: str | Mapping[str, Any] | Accelerator, plugins: Plu
     if spec != "auto":
         accelerator: Accelerator = plugins.build("accelerator", spec)
         if not accelerator.is_available():
-            names = [name for name in plugins.names("accelerator") if _available(name, plugins)]
+            names = [name for name in _working("accelerator", plugins) if _available(name, plugins)]
             raise ConfigurationError(
                 f"accelerator {accelerator.name!r} finds no device on this machine (available: {listing(names)}); use 'auto'"
             )
         return accelerator
-    providers = [provider for provider in plugins.registry.providers if provider.kind == "accelerator"]
-    for provider in sorted(providers, key=lambda provider: -provider.priority):
-        if _available(provider.name, plugins):
-            chosen: Accelerator = plugins.build("accelerator", provider.name)
+    for name in _working("accelerator", plugins):
+        if _available(name, plugins):
+            chosen: Accelerator = plugins.build("accelerator", name)
             _warn_of_idle_device(chosen, plugins)
             return chosen
     raise ConfigurationError(f"no accelerator is available; installed: {listing(plugins.names('accelerator'))}")
+
+
+def _working(kind: str, plugins: PluginSet) -> Iterator[str]:
+    """The names of a kind by priority, highest first. One that does not work is a warning, as nobody asked for it."""
+    providers = {provider.name: provider for provider in plugins.registry.providers if provider.kind == kind}
+    for name, _ in sorted(providers.items(), key=lambda item: -item[1].priority):
+        try:
+            plugins.provider(kind, name).load()
+        except PluginError as error:
+            warn("plugin-broken", f"{error}. It is passed over")
+        else:
+            yield name
 
 
 def _available(name: str, plugins: PluginSet) -> bool:
@@ -396,9 +406,8 @@ def _warn_of_idle_device(chosen: Accelerator, plugins: PluginSet) -> None:
 
 def detect_environment(plugins: PluginSet) -> ClusterEnvironment | None:
     """The cluster environment that this process runs in, by the highest priority; ``None``: none of them."""
-    providers = [provider for provider in plugins.registry.providers if provider.kind == "environment"]
-    for provider in sorted(providers, key=lambda provider: -provider.priority):
-        if import_target(provider.target).detect():
-            environment: ClusterEnvironment = plugins.build("environment", provider.name)
+    for name in _working("environment", plugins):
+        if plugins.provider("environment", name).load().detect():  # type: ignore[attr-defined]
+            environment: ClusterEnvironment = plugins.build("environment", name)
             return environment
     return None

@@ -408,20 +408,20 @@ def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, **opt
 
 
 class SaveAt(Callback):
-    runs_last = True
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
+    def __init__(self, step: int, path: Path, runs_last: bool) -> None:
+        self.step, self.path, self.runs_last = step, path, runs_last
 
     def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step:
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("step", [2, 5, 7, 11, 18])
-def test_a_resumed_training_continues_its_file(tmp_path: Path, step: int) -> None:
+@pytest.mark.parametrize("runs_last", [False, True])
+@pytest.mark.parametrize("step", [2, 5, 6, 7, 12, 18])
+def test_a_resumed_training_continues_its_file(tmp_path: Path, step: int, runs_last: bool) -> None:
     fit(tmp_path / "whole")
-    fit(tmp_path / "cut", SaveAt(step, tmp_path / "cut.ckpt"))  # goes on after the save, as a process does until it is killed
+    # Goes on after the save, as a process does until it is killed.
+    fit(tmp_path / "cut", SaveAt(step, tmp_path / "cut.ckpt", runs_last))
     trainer = fit(tmp_path / "cut", ckpt_path=tmp_path / "cut.ckpt")
     assert trainer.log_dir == str(tmp_path / "cut" / "fulmen_logs" / "version_0")
     whole, cut = ((tmp_path / name / "fulmen_logs" / "version_0" / "metrics.csv").read_bytes() for name in ("whole", "cut"))

@@ -1,0 +1,26 @@
+"""The integers that say where a training is."""
+
+from __future__ import annotations
+
+from fulmen.progress import BATCH, EPOCH_ENDED, LOGGED, PLATEAU, SCHEDULED, VALIDATED, Progress
+
+
+def test_the_order_of_what_follows_a_batch():
+    assert [BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED] == sorted(
+        {BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED}
+    )
+
+
+def test_a_position_comes_back():
+    progress = Progress(epoch=2, batch=5, batches=21, step=10, updates=9, evaluated=4, settled=VALIDATED)
+    again = Progress()
+    again.load_state_dict(progress.state_dict())
+    assert again == progress
+    assert {type(value) for value in progress.state_dict().values()} == {int}
+
+
+def test_an_ended_epoch_is_the_start_of_the_next():
+    progress = Progress(epoch=2, batch=8, batches=24, settled=EPOCH_ENDED)
+    state = progress.state_dict()
+    assert (state["epoch"], state["batch"], state["settled"], state["batches"]) == (3, 0, BATCH, 24)
+    assert (progress.epoch, progress.batch) == (2, 8)
