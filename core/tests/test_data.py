@@ -28,6 +28,8 @@ class Seen(Regression):
         self.seen.append(batch)
         return next(self.parameters()).sum()
 
+
+class SeenInValidation(Seen):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         self.seen.append((dataloader_idx, batch_idx, batch))
 
@@ -89,7 +91,7 @@ def test_a_loader_of_unknown_length_can_be_limited_by_a_count():
     assert trainer.num_training_batches == 2
 
 
-def test_a_dictionary_of_tensors_is_no_collection():
+def test_what_is_no_iterable_is_refused():
     with pytest.raises(ModuleError) as caught:
         quiet(max_epochs=1).fit(Seen(), 3)
     assert str(caught.value) == (
@@ -138,20 +140,18 @@ def test_a_combination_with_an_unknown_length_ends_with_the_shortest_known():
 def test_training_one_loader_after_the_other_is_refused():
     with pytest.raises(ConfigurationError) as caught:
         quiet().fit(Seen(), CombinedLoader([range(3)], "sequential"))
-    assert str(caught.value) == (
-        "train_dataloader cannot be combined in mode 'sequential'; use 'max_size_cycle' or 'min_size'"
-    )
+    assert str(caught.value) == ("train_dataloader cannot be combined in mode 'sequential'; use 'max_size_cycle' or 'min_size'")
 
 
 def test_several_loaders_are_evaluated_one_after_the_other():
-    module, trainer = Seen(), quiet(limit_val_batches=2)
+    module, trainer = SeenInValidation(), quiet(limit_val_batches=2)
     trainer.validate(module, {"a": range(3), "b": range(1)}, verbose=False)
     assert module.seen == [(0, 0, 0), (0, 1, 1), (1, 0, 0)]
     assert trainer.num_val_batches == [2, 1]
 
 
 def test_an_evaluation_may_combine_loaders_as_told():
-    module, trainer = Seen(), quiet()
+    module, trainer = SeenInValidation(), quiet()
     trainer.validate(module, CombinedLoader([range(3), range(1)], "max_size"), verbose=False)
     assert module.seen == [(0, 0, [0, 0]), (0, 1, [1, None]), (0, 2, [2, None])]
 
@@ -205,9 +205,7 @@ def test_a_limit_that_cannot_be_applied(arguments, message):
 
 def test_each_stage_has_its_limit():
     module = Validated()
-    trainer = quiet(
-        max_epochs=1, limit_train_batches=3, limit_val_batches=0.5, limit_test_batches=1, limit_predict_batches=2
-    )
+    trainer = quiet(max_epochs=1, limit_train_batches=3, limit_val_batches=0.5, limit_test_batches=1, limit_predict_batches=2)
     trainer.fit(module, batches(8), batches(4))
     assert (trainer.num_training_batches, trainer.num_val_batches) == (3, [2])
     trainer.test(module, batches(4), verbose=False)
@@ -290,6 +288,10 @@ class TransferringModule(Transfers, Seen):
     pass
 
 
+class TransferringValidation(Transfers, SeenInValidation):
+    pass
+
+
 class TransferringData(Transfers, DataModule):
     pass
 
@@ -318,9 +320,9 @@ def test_the_data_module_wins_where_it_overrides_a_hook():
 
 
 def test_hooks_learn_the_index_of_the_loader():
-    module = TransferringModule()
+    module = TransferringValidation()
     quiet().validate(module, [DataLoader([[0]], None), DataLoader([[1]], None)], verbose=False)
-    assert [batch[1] for _, _, batch in module.seen] == ["TransferringModule before 0", "TransferringModule before 1"]
+    assert [batch[1] for _, _, batch in module.seen] == ["TransferringValidation before 0", "TransferringValidation before 1"]
 
 
 @pytest.mark.parametrize("name", ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"])

@@ -31,6 +31,7 @@ import torch
 
 from fulmen.contracts.callback import Callback, Checkpoint
 from fulmen.contracts.hyperparameters import plain
+from fulmen.contracts.logger import Logger, call_loggers
 from fulmen.contracts.module import load_weights
 from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
 from fulmen.plugins import version
@@ -109,7 +110,7 @@ def _training_state(run: Run) -> dict[str, Any]:
         "lr_schedulers": [config.scheduler.state_dict() for config in run.schedulers],
         "callbacks": {callback.state_key: state for callback in run.callbacks if (state := callback.state_dict())},
         "precision": run.runtime.precision.state_dict(),
-        "loggers": [{"class": type(logger).__qualname__, "state": logger.state_dict()} for logger in run.loggers],
+        "loggers": [{"class": type(logger).__qualname__, "state": _logger_state(logger)} for logger in run.loggers],
         "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
         "data": {phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()},
         "run": {
@@ -119,6 +120,13 @@ def _training_state(run: Run) -> dict[str, Any]:
             "plugins": run.runtime.plugins.effective(),
         },
     }
+
+
+def _logger_state(logger: Logger) -> dict[str, Any]:
+    """Its state; empty, with a warning, where it fails and is not required."""
+    found: list[dict[str, Any]] = [{}]
+    call_loggers([logger], lambda each: found.append(each.state_dict()))
+    return found[-1]
 
 
 def _open_gradients(run: Run) -> dict[str, torch.Tensor]:
@@ -287,7 +295,7 @@ def _check_count(path: str, what: str, have: int, saved: int) -> None:
 def apply_loggers(run: Run, checkpoint: dict[str, Any]) -> None:
     """Let loggers continue their records: before anything is logged, and before anyone asks for their folders."""
     for logger, saved in zip(run.loggers, checkpoint.get("loggers", []), strict=False):
-        if saved["class"] == type(logger).__qualname__:
+        if saved["class"] == type(logger).__qualname__ and saved["state"]:
             logger.load_state_dict(saved["state"])
 
 

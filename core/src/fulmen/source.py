@@ -104,12 +104,16 @@ class Source:
         batches = self.batches if batches is None else batches
         inner = _stateful_part(self.loader)
         state = inner.state_dict() if inner is not None and batches else None
-        return {"passes": self.passes, "batches": batches, "start": self._start, "inner": state}
+        generators = [generator.get_state() for generator in _generators(self.loader)]
+        return {"passes": self.passes, "batches": batches, "start": self._start, "generators": generators, "inner": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration continue there."""
         self.passes, self.batches, self._start = state["passes"], state["batches"], state["start"]
         self._continues = True
+        if not self.batches:  # nothing to continue: its own generators go on from where they are
+            for generator, saved in zip(_generators(self.loader), state["generators"], strict=True):
+                generator.set_state(saved)
         inner = _stateful_part(self.loader)
         if inner is not None and state["inner"] is not None:
             inner.load_state_dict(state["inner"])
