@@ -424,3 +424,33 @@ def test_a_model_may_be_any_that_takes_the_batch():
     trainer = quiet(max_epochs=1)
     trainer.fit(Wide(), ARRAYS)
     assert trainer.global_step == 2
+
+
+# ---- Several loaders continue together
+
+
+STOPS = [("min_size", 1), *((m, s) for m in ("max_size_cycle", "max_size") for s in (1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize(("mode", "stop"), STOPS)
+def test_loaders_that_train_together_go_on_where_they_stopped(mode, stop):
+    def make():
+        loaders = {"long": DataLoader(range(10), 2, shuffle=True), "short": DataLoader(range(4), 2, shuffle=True)}
+        return Loaders(CombinedLoader(loaders, mode), "train", 1.0)
+
+    def taken(iterator):
+        return [str(batch) for batch in iterator]
+
+    torch.manual_seed(3)
+    whole = make()
+    first, second = taken(whole.iterate(0, 0, None)), taken(whole.iterate(1, 0, None))
+    torch.manual_seed(3)
+    cut = make()
+    iterator = cut.iterate(0, 0, None)
+    assert [str(next(iterator)) for _ in range(stop)] == first[:stop]
+    state, random_numbers = cut.state_dict(stop), torch.get_rng_state()
+    resumed = make()
+    resumed.load_state_dict(state)
+    torch.set_rng_state(random_numbers)
+    assert taken(resumed.iterate(0, stop, None)) == first[stop:]
+    assert taken(resumed.iterate(1, 0, None)) == second

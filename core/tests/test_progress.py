@@ -6,9 +6,14 @@ from fulmen.progress import BATCH, EPOCH_ENDED, LOGGED, PLATEAU, SCHEDULED, VALI
 
 
 def test_the_order_of_what_follows_a_batch():
-    assert [BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED] == sorted(
-        {BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED}
-    )
+    assert sorted({BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED}) == [
+        BATCH,
+        LOGGED,
+        SCHEDULED,
+        VALIDATED,
+        PLATEAU,
+        EPOCH_ENDED,
+    ]
 
 
 def test_a_position_comes_back():

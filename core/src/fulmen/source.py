@@ -12,7 +12,7 @@ import random
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class Source:
         seed = zlib.crc32(self._start["random"]["torch"].numpy().tobytes()) + self.passes
         batches.prepare(skip, seed if loader.num_workers > 0 else None)
         iterator = _start_workers(self._served, silent)
-        batches.skip_now()
+        batches.draw_now()
         return iterator
 
     def _replay(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
@@ -203,23 +203,22 @@ class ResumableBatches:
         self.inner = inner
         self._skip = 0
         self._seed: int | None = None
-        self._skipping: _Skipping | None = None
+        self._order: _Order | None = None
 
     def prepare(self, skip: int, seed: int | None) -> None:
         """Say where the next iteration starts, and the seed of its workers; ``None``: there are none."""
         self._skip, self._seed = skip, seed
 
     def __iter__(self) -> Iterator[Any]:
-        indices = iter(self.inner)
-        if self._skip:
-            indices = self._skipping = _Skipping(indices, self._skip)
+        self._order = _Order(iter(self.inner), self._skip)
+        indices = chain.from_iterable(self._order)
         return indices if self._seed is None else _with_seeds(indices, self._skip, self._seed)
 
-    def skip_now(self) -> None:
-        """Skip, rather than when the first batch is asked for: samplers draw their order when they are first used."""
-        if self._skipping is not None:
-            self._skipping.skip()
-            self._skipping = None
+    def draw_now(self) -> None:
+        """Draw the order now, rather than when the first batch is asked for: other loaders may start in between."""
+        if self._order is not None:
+            self._order.draw()
+            self._order = None
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -230,23 +229,21 @@ class ResumableBatches:
         return getattr(self.inner, name)
 
 
-class _Skipping:
-    """An iterator whose first items are dropped when it is first used, or when told: after the loader drew its seed."""
+class _Order:
+    """The indices from ``skip`` on, in two parts: the first, whose drawing makes samplers draw their order, and the rest."""
 
-    def __init__(self, indices: Iterator[Any], count: int) -> None:
-        self._indices, self._count = indices, count
+    def __init__(self, indices: Iterator[Any], skip: int) -> None:
+        self._indices, self._skip = indices, skip
+        self._first: list[Any] | None = None
 
-    def skip(self) -> None:
-        count, self._count = self._count, 0
-        next(islice(self._indices, count, count), None)
+    def draw(self) -> list[Any]:
+        if self._first is None:
+            self._first = list(islice(self._indices, self._skip, self._skip + 1))
+        return self._first
 
     def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        if self._count:
-            self.skip()
-        return next(self._indices)
+        yield self.draw()
+        yield self._indices
 
 
 def _with_seeds(indices: Iterator[Any], first: int, seed: int) -> Iterator[tuple[int, Any]]:

@@ -27,6 +27,8 @@ _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch
 _SEQUENCES = (list, tuple, set)
 _MAPPINGS = (dict, collections.OrderedDict, collections.Counter)
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
+_ZIP_MAGIC = b"PK\x03\x04"
+_OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch before 1.6: a pickled number
 _PLAIN = "None, bool, int, float, complex, str, bytes, tensors, and lists, tuples, sets and dictionaries of these"
 
 
@@ -212,12 +214,12 @@ def _read_local(path: Path, name: str, map_location: Any) -> dict[str, Any]:
     if not path.is_file():
         near = sorted(str(file) for file in path.parent.glob("*.ckpt"))
         raise CheckpointError(f"there is no checkpoint at {name}; checkpoints in that folder: {listing(near)}")
+    if not _begins_as_saved(path):
+        raise CheckpointError(f"{name} is not a checkpoint: it is not in the format of torch.save")
     try:
         _check_bytes(path)
         payload = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
-            raise CheckpointError(f"{name} is not a checkpoint: it is not in the format of torch.save") from error
         raise CheckpointError(
             f"{name} holds more than plain data and was not opened, because reading it could run code: "
             f"{_first_sentence(error)}. Save its tensors and numbers again with torch.save where you trust it"
@@ -229,10 +231,15 @@ def _read_local(path: Path, name: str, map_location: Any) -> dict[str, Any]:
     return payload
 
 
+def _begins_as_saved(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_OLD_MAGIC)).startswith((_ZIP_MAGIC, _OLD_MAGIC))
+
+
 def _check_bytes(path: Path) -> None:
     """Compare every record of the file with the checksum it was written with: ``torch.load`` does not."""
     with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
+        if not file.read(4).startswith(_ZIP_MAGIC):
             return  # the format of torch before 1.6, which carries no checksums
     with zipfile.ZipFile(path) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
@@ -243,5 +250,5 @@ def _check_bytes(path: Path) -> None:
 
 def _first_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    found = next((line for line in lines if "Unsupported" in line), lines[0] if lines else type(error).__name__)
+    found = next((line for line in lines if "unsupported" in line.lower()), lines[0] if lines else type(error).__name__)
     return found.split(". ")[0].rstrip(".")
