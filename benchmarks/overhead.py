@@ -92,11 +92,11 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 def with_fulmen(logs: bool) -> Fit:
     from fulmen import Module, Trainer
 
-    Regression = module_of(Module, logs)
+    module = module_of(Module, logs)
 
     def fit(data: Prepared, folder: Path) -> None:
         options = {"default_root_dir": folder} if logs else QUIET
-        Trainer(max_epochs=1, accelerator="cpu", **options).fit(Regression(), data)
+        Trainer(max_epochs=1, accelerator="cpu", **options).fit(module(), data)
 
     return fit
 
@@ -105,11 +105,11 @@ def with_lightning(logs: bool) -> Fit:
     import lightning
     from lightning.pytorch.loggers import CSVLogger
 
-    Regression = module_of(lightning.LightningModule, logs)
+    module = module_of(lightning.LightningModule, logs)
 
     def fit(data: Prepared, folder: Path) -> None:
         options = {"default_root_dir": folder, "logger": CSVLogger(folder)} if logs else QUIET
-        lightning.Trainer(max_epochs=1, accelerator="cpu", devices=1, **options).fit(Regression(), data)
+        lightning.Trainer(max_epochs=1, accelerator="cpu", devices=1, **options).fit(module(), data)
 
     return fit
 
@@ -159,11 +159,11 @@ def contestants() -> dict[str, Fit]:
 
 def quietly(fit: Fit, data: Prepared) -> float:
     """Seconds of a training whose output nobody wants to see."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        with contextlib.redirect_stderr(io.StringIO()):
-            start = time.perf_counter()
-            fit(data, Path(folder))
-            return time.perf_counter() - start
+    ignored = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(ignored), contextlib.redirect_stderr(ignored):
+        start = time.perf_counter()
+        fit(data, Path(folder))
+        return time.perf_counter() - start
 
 
 def seconds_per_step(fit: Fit, data: Prepared) -> float:

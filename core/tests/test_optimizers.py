@@ -56,7 +56,8 @@ FAULTS = {
     ),
     "key": (
         lambda a, b: {"optimiser": a},
-        "configure_optimizers returned the unknown key 'optimiser'; did you mean 'optimizer'?; keys are: optimizer, lr_scheduler",
+        "configure_optimizers returned the unknown key 'optimiser'; did you mean 'optimizer'?; keys are: optimizer, "
+        "lr_scheduler",
     ),
     "misplaced": (
         lambda a, b: {"optimizer": a, "monitor": "x"},
@@ -78,7 +79,8 @@ FAULTS = {
     ),
     "plateau": (
         lambda a, b: ([a], [ReduceLROnPlateau(a)]),
-        "ReduceLROnPlateau needs a metric: return {'optimizer': ..., 'lr_scheduler': {'scheduler': ..., 'monitor': 'val_loss'}}",
+        "ReduceLROnPlateau needs a metric: return {'optimizer': ..., 'lr_scheduler': {'scheduler': ..., 'monitor': "
+        "'val_loss'}}",
     ),
     "foreign": (
         lambda a, b: ([a], [StepLR(b, 1)]),

@@ -144,12 +144,11 @@ DAMAGED = {
     ),
     "code": (
         lambda p: torch.save({"a": Evil()}, p),
-        "{path} holds more than plain data and was not opened, because reading it could run code: Unsupported",
+        "{path} holds more than plain data and was not opened, because reading it could run code: ",
     ),
     "a module": (
         lambda p: torch.save(nn.Linear(1, 1), p),
-        "{path} holds more than plain data and was not opened, because reading it could run code: WeightsUnpickler error: "
-        "Unsupported global",
+        "{path} holds more than plain data and was not opened, because reading it could run code: ",
     ),
     "missing": (
         lambda p: p.rename(p.with_name("other.ckpt")),

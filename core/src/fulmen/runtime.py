@@ -360,33 +360,35 @@ def choose_accelerator(spec: str | Mapping[str, Any] | Accelerator, plugins: Plu
     if spec != "auto":
         accelerator: Accelerator = plugins.build("accelerator", spec)
         if not accelerator.is_available():
-            names = [name for name in _working("accelerator", plugins) if _available(name, plugins)]
             raise ConfigurationError(
-                f"accelerator {accelerator.name!r} finds no device on this machine (available: {listing(names)}); use 'auto'"
+                f"accelerator {accelerator.name!r} finds no device on this machine (available: "
+                f"{listing(_answering('accelerator', 'is_available', plugins))}); use 'auto'"
             )
         return accelerator
-    for name in _working("accelerator", plugins):
-        if _available(name, plugins):
-            chosen: Accelerator = plugins.build("accelerator", name)
-            _warn_of_idle_device(chosen, plugins)
-            return chosen
+    for name in _answering("accelerator", "is_available", plugins):
+        chosen: Accelerator = plugins.build("accelerator", name)
+        _warn_of_idle_device(chosen, plugins)
+        return chosen
     raise ConfigurationError(f"no accelerator is available; installed: {listing(plugins.names('accelerator'))}")
 
 
-def _working(kind: str, plugins: PluginSet) -> Iterator[str]:
-    """The names of a kind by priority, highest first. One that does not work is a warning, as nobody asked for it."""
+def _answering(kind: str, question: str, plugins: PluginSet) -> Iterator[str]:
+    """The parts of a kind whose class answers a question with yes, by priority, highest first.
+
+    One that does not work is a warning: nobody asked for it.
+    """
     providers = {provider.name: provider for provider in plugins.registry.providers if provider.kind == kind}
-    for name, _ in sorted(providers.items(), key=lambda item: -item[1].priority):
+    for name, provider in sorted(providers.items(), key=lambda item: -item[1].priority):
         try:
-            plugins.provider(kind, name).load()
+            answer = getattr(plugins.provider(kind, name).load(), question)()
         except PluginError as error:
             warn("plugin-broken", f"{error}. It is passed over")
+        except Exception as error:  # noqa: BLE001  the code of others can raise anything
+            who = f"{kind} {name!r} of {provider.distribution} {provider.version}"
+            warn("plugin-broken", f"{who}: {question} raised {type(error).__name__}: {error}. It is passed over")
         else:
-            yield name
-
-
-def _available(name: str, plugins: PluginSet) -> bool:
-    return bool(plugins.provider("accelerator", name).load().is_available())  # type: ignore[attr-defined]
+            if answer:
+                yield name
 
 
 def _warn_of_idle_device(chosen: Accelerator, plugins: PluginSet) -> None:
@@ -406,8 +408,7 @@ def _warn_of_idle_device(chosen: Accelerator, plugins: PluginSet) -> None:
 
 def detect_environment(plugins: PluginSet) -> ClusterEnvironment | None:
     """The cluster environment that this process runs in, by the highest priority; ``None``: none of them."""
-    for name in _working("environment", plugins):
-        if plugins.provider("environment", name).load().detect():  # type: ignore[attr-defined]
-            environment: ClusterEnvironment = plugins.build("environment", name)
-            return environment
+    for name in _answering("environment", "detect", plugins):
+        environment: ClusterEnvironment = plugins.build("environment", name)
+        return environment
     return None
