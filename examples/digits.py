@@ -127,7 +127,7 @@ def draw_learning_curves(folder: Path) -> Path:
     for axis, names in zip(figure.subplots(1, 2), (("train_loss", "val_loss"), ("val_acc",)), strict=True):
         for name in names:
             points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-            axis.plot(*zip(*points, strict=True), label=name, linewidth=1 if name == "train_loss" else 2)
+            axis.plot(*zip(*points, strict=True), label=name, alpha=0.5 if name == "train_loss" else 1)
         axis.set(xlabel="optimizer step", yscale="log" if "val_loss" in names else "linear")
         axis.legend()
     figure.savefig(path := folder / "learning_curves.png", dpi=120)
@@ -151,10 +151,11 @@ def main() -> None:
         log_every_n_steps=5,
     )
     trainer.fit(module, datamodule=data, ckpt_path="last" if args.resume else None)
-    print(f"training ended after {trainer.current_epoch} epochs: {trainer.stop_reason}")
+    where = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
     if trainer.interrupted:
-        print("the state is saved; go on with: python examples/digits.py --resume")
+        print(f"{trainer.stop_reason} at {where}; go on from there: python examples/digits.py --resume")
         return
+    print(f"training ended at {where}: {trainer.stop_reason}")
 
     accuracy = trainer.test(module, datamodule=data)[0]["test_acc"]
     predictions = torch.cat(trainer.predict(module, datamodule=data))

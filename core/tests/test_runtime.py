@@ -354,7 +354,7 @@ def test_two_accelerators_of_one_name_disturb_only_those_who_ask(site):
     plugins = PluginSet.discover()
     with pytest.warns(FulmenWarning, match=r"^\[plugin-broken\] "):
         assert choose_accelerator("auto", plugins).name == "cpu"
-    with pytest.raises(PluginError, match="one-hardware.*two-hardware"):
+    with pytest.raises(PluginError, match=r"one-hardware.*two-hardware"):
         choose_accelerator("other", plugins)
 
 

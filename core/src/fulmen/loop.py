@@ -17,7 +17,7 @@ from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
 from fulmen.progress import BATCH, EPOCH_ENDED, LOGGED, PLATEAU, SCHEDULED, VALIDATED
 from fulmen.readback import Readback
-from fulmen.reporting import announce, report_unsent
+from fulmen.reporting import announce, report_nothing_left, report_unsent
 from fulmen.rng import isolated
 from fulmen.schedule import plan_validation, validation_is_due
 from fulmen.state import Phase, Run
@@ -26,6 +26,7 @@ from fulmen.step import make_step, user_step
 
 def fit(run: Run) -> None:
     """Train until a maximum is reached or someone asks to stop. Everything is set up, and a resumed state is applied."""
+    before = run.progress.batches
     fire(run.hooks.on_fit_start, run.late.on_fit_start)
     announce(run)
     if run.validates and run.resumed is None:
@@ -39,6 +40,7 @@ def fit(run: Run) -> None:
             train_epoch(run)
         report_unsent(run)
         fire(run.hooks.on_train_end, run.late.on_train_end)
+    report_nothing_left(run, before)
     fire(run.hooks.on_fit_end, run.late.on_fit_end)
 
 

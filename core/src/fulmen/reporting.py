@@ -49,6 +49,17 @@ def report_unsent(run: Run) -> None:
         )
 
 
+def report_nothing_left(run: Run, before: int) -> None:
+    """Say so where a training was to be continued and had come to its end already.
+
+    Args:
+        run: The run.
+        before: Batches that were done when it started.
+    """
+    if run.resumed is not None and run.progress.batches == before and run.stop_reason and not run.stop_now:
+        run.trainer.print(f"nothing left to train: {run.stop_reason}")
+
+
 def table(results: Sequence[Mapping[str, float]], title: str) -> str:
     """The metrics of an evaluation, a column per loader.
 

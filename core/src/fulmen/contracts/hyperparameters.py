@@ -124,12 +124,12 @@ def init_arguments_from(cls: type, saved: Mapping[str, Any], name: str | None, g
     """
     parameters = inspect.signature(cls).parameters
     hints = _hints(cls.__init__)  # type: ignore[misc]  # of exactly this class
-    if name is not None and name in parameters:
-        found: dict[str, Any] = {name: _rebuild(hints.get(name), dict(saved))}
-    elif any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        found = dict(saved)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    whole = parameters.get(name or "")
+    if whole is not None and whole.kind is not whole.VAR_KEYWORD and name not in saved:
+        found: dict[str, Any] = {whole.name: _rebuild(hints.get(whole.name), dict(saved))}
     else:
-        found = {key: _rebuild(hints.get(key), value) for key, value in saved.items() if key in parameters}
+        found = {key: _rebuild(hints.get(key), value) for key, value in saved.items() if takes_any or key in parameters}
     return {**found, **given}
 
 
