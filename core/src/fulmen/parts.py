@@ -97,4 +97,4 @@ def in_order(callbacks: list[Callback]) -> list[Callback]:
 
 
 def _has(callbacks: list[Callback], name: str) -> bool:
-    return any(type(callback).__name__ == name for callback in callbacks)
+    return any(cls.__name__ == name for callback in callbacks for cls in type(callback).__mro__)

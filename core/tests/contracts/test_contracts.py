@@ -21,7 +21,6 @@ from fulmen import (
     Strategy,
 )
 
-
 REQUIRED = {
     Accelerator: {"is_available", "num_available", "setup_device"},
     Strategy: {"connect", "root_device"},

@@ -44,7 +44,10 @@ def test_what_needs_a_trainer_says_so(action):
 
 
 MISSING = [
-    (lambda m: m.training_step(None, 0), "Module has no training_step, which fit needs: def training_step(self, batch, batch_idx)"),
+    (
+        lambda m: m.training_step(None, 0),
+        "Module has no training_step, which fit needs: def training_step(self, batch, batch_idx)",
+    ),
     (
         lambda m: m.configure_optimizers(),
         "Module has no configure_optimizers, which fit needs: return an optimizer, or None to train without",
@@ -53,7 +56,7 @@ MISSING = [
         lambda m: m.manual_backward(torch.ones(1)),
         "manual_backward is for manual optimization: set self.automatic_optimization = False in __init__",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("action", "message"), MISSING, ids=range(len(MISSING)))

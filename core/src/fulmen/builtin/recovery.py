@@ -44,6 +44,7 @@ class RecoveryCheckpoint(Checkpoint):
             raise ConfigurationError(f"every_n_steps={every_n_steps!r} is not allowed; allowed: a whole number from 1, or None")
         self.dirpath = None if dirpath is None else os.fspath(dirpath)
         self.every_seconds, self.every_n_steps = every_seconds, every_n_steps
+        self._updates = 0  # at the latest look
         if every_n_steps is not None:  # a method of the instance, so that others pay nothing per step
             self.__dict__["on_train_batch_end"] = self._after_batch
 
@@ -54,6 +55,7 @@ class RecoveryCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, module: Module) -> None:
         """Start the clock."""
+        self._updates = trainer.progress.updates
         if self.every_seconds is not None:
             trainer.every(self.every_seconds, lambda: self.save(trainer))
 
@@ -66,8 +68,8 @@ class RecoveryCheckpoint(Checkpoint):
         self.save(trainer)
 
     def _after_batch(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
-        updates = trainer.progress.updates
-        if self.every_n_steps and updates and updates % self.every_n_steps == 0:
+        before, self._updates = self._updates, trainer.progress.updates
+        if self.every_n_steps and before != self._updates and self._updates % self.every_n_steps == 0:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
