@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from training import QUIET, Regression, Validated, batches, quiet, same_weights
 
-from fulmen import Callback, CheckpointError, DataModule, FulmenWarning, Trainer
+from fulmen import Callback, CheckpointError, ConfigurationError, DataModule, FulmenWarning, Trainer
 from fulmen.storage import write_checkpoint
+from fulmen.testing import QUIET, Regression, Validated, batches, quiet, same_weights
 
 KEYS = {
     *("format", "fulmen_version", "state_dict", "epoch", "global_step", "loops", "optimizer_states", "lr_schedulers"),
@@ -329,3 +329,147 @@ def test_datasets_of_tensors_resume_too(tmp_path):
     whole, _, _ = run(tmp_path, loader)
     resumed, _, _ = run(tmp_path, DataLoader(TensorDataset(x, y), 4, shuffle=True), tmp_path / "middle.ckpt", save_at=-1)
     assert same_weights(whole, resumed)
+
+
+# ---- Other places and moments of a resume
+
+
+@pytest.mark.parametrize("loader", ["shuffled", "persistent workers", "own generator"])
+def test_a_training_that_stopped_between_two_epochs_goes_on_exactly(tmp_path, loader):
+    def fitted(folder, epochs, path=None):
+        seed()
+        options = {**QUIET, "enable_checkpointing": True, "default_root_dir": folder, "max_epochs": epochs}
+        module, trainer = Scheduled(), Trainer(**options)
+        validation = DataLoader(Noisy(), 4, shuffle=True, generator=torch.Generator().manual_seed(4))
+        trainer.fit(module, LOADERS[loader](), validation, ckpt_path=path)
+        return module, {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+    whole, metrics = fitted(tmp_path / "whole", 3)
+    fitted(tmp_path / "cut", 1)
+    fitted(tmp_path / "cut", 2, "last")
+    resumed, again = fitted(tmp_path / "cut", 3, "last")
+    assert same_weights(whole, resumed)
+    assert metrics == again
+    assert whole.losses[16:] == resumed.losses
+
+
+def test_a_training_can_be_cut_after_every_batch(tmp_path):
+    class SaveAlways(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            trainer.save_checkpoint(tmp_path / f"{trainer.progress.batches}.ckpt")
+
+    def fitted(callbacks=None, path=None):
+        seed()
+        module = Scheduled()
+        trainer = quiet(max_epochs=2, accumulate_grad_batches=3, val_check_interval=0.5, callbacks=callbacks)
+        trainer.fit(module, DataLoader(Noisy(), 4, shuffle=True), batches(2), ckpt_path=path)
+        return module, {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+    whole, metrics = fitted(SaveAlways())
+    for batch in range(1, 17):
+        resumed, again = fitted(path=tmp_path / f"{batch}.ckpt")
+        assert same_weights(whole, resumed), batch
+        assert metrics == again, batch
+
+
+def test_a_scheduler_that_watches_a_metric_goes_on(tmp_path):
+    class Plateau(Validated):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    def fitted(epochs, path=None):
+        seed()
+        module, trainer = Plateau(), quiet(max_epochs=epochs)
+        trainer.fit(module, batches(4), batches(2), ckpt_path=path)
+        return module, trainer
+
+    whole, trainer = fitted(4)
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+    _, half = fitted(2)
+    half.save_checkpoint(tmp_path / "a.ckpt")
+    resumed, again = fitted(4, tmp_path / "a.ckpt")
+    assert same_weights(whole, resumed)
+    assert trainer.lr_scheduler_configs[0].scheduler.state_dict() == again.lr_scheduler_configs[0].scheduler.state_dict()
+
+
+def test_two_optimizers_go_on(tmp_path):
+    class Pair(Validated):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                loss = self.net(batch[0]).square().mean()
+                self.manual_backward(loss)
+                optimizer.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.Adam(part.parameters(), lr=0.01) for part in (self.net[0], self.net[3])]
+
+    def fitted(path=None, callback=None):
+        seed()
+        module, trainer = Pair(), quiet(max_epochs=2, callbacks=callback)
+        trainer.fit(module, batches(4), batches(2), ckpt_path=path)
+        return module, trainer
+
+    whole, trainer = fitted(callback=SaveAt(6, tmp_path / "a.ckpt"))
+    with pytest.warns(FulmenWarning, match=r"\[callback-state\] .* holds the state of callbacks that .*: SaveAt$"):
+        resumed, again = fitted(tmp_path / "a.ckpt")
+    assert same_weights(whole, resumed)
+    assert trainer.global_step == again.global_step == 16
+
+
+def test_the_id_of_a_training_stays(tmp_path):
+    trainer = quiet(max_epochs=1)
+    trainer.fit(Regression(), batches(1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = quiet(max_epochs=2)
+    again.fit(Regression(), batches(1), ckpt_path=tmp_path / "a.ckpt")
+    assert again.run_id == trainer.run_id != ""
+    found = torch.load(tmp_path / "a.ckpt", weights_only=True)["run"]
+    assert (found["id"], found["module"], found["options"]["max_epochs"]) == (trainer.run_id, "Regression", 1)
+
+
+def test_weights_are_loaded_for_an_evaluation(tmp_path, capsys):
+    module, trainer = Validated(), quiet(max_epochs=1)
+    trainer.fit(module, batches(4), batches(1))
+    trainer.save_checkpoint(tmp_path / "all.ckpt")
+    trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    expected = trainer.test(module, batches(2), verbose=False)
+    for name in ("all", "weights"):
+        path = tmp_path / f"{name}.ckpt"
+        assert quiet().test(Validated(), batches(2), ckpt_path=path, verbose=False) == expected
+        assert quiet().validate(Validated(), batches(2), ckpt_path=path, verbose=False)
+        assert torch.equal(quiet().predict(Validated(), batches(1), ckpt_path=path)[0], trainer.predict(module, batches(1))[0])
+        assert f"weights of {path}" in capsys.readouterr().out
+
+
+def test_two_callbacks_under_one_key_are_refused():
+    class Counting(Callback):
+        def state_dict(self):
+            return {"count": 1}
+
+    with pytest.raises(ConfigurationError) as caught:
+        quiet(max_epochs=1, callbacks=[Counting(), Counting()]).fit(Regression(), batches(1))
+    assert str(caught.value) == (
+        f"two callbacks keep their state under {Counting.__qualname__!r}, so one would overwrite the other: override state_key "
+        "to tell them apart"
+    )
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    class Grouped(Regression):
+        def configure_optimizers(self):
+            return torch.optim.SGD([{"params": [parameter]} for parameter in self.parameters()], lr=0.1)
+
+    path = saved(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        quiet(max_epochs=2).fit(Grouped(), batches(1), ckpt_path=path)
+    assert str(caught.value).startswith(f"{path} does not fit the optimizer SGD: loaded state dict has a different number of")
+    with pytest.raises(CheckpointError) as caught:
+        quiet(max_epochs=2).fit(Scheduled(), batches(1), batches(1), ckpt_path=path)
+    assert str(caught.value) == (
+        f"{path} holds the state of 0 learning-rate schedulers, and configure_optimizers gives 2: they must be the same"
+    )

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from training import Regression, Validated, batches, quiet
 
 from fulmen import CombinedLoader, ConfigurationError, DataModule, ModuleError, Precision
 from fulmen.contracts.strategy import Strategy
 from fulmen.data import Loaders, limited, make_move
+from fulmen.testing import Regression, Validated, batches, quiet
 
 
 class Seen(Regression):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from training import QUIET, Regression, batches, quiet
 
 from fulmen import Accelerator, Callback, Trainer
+from fulmen.testing import QUIET, Regression, batches, quiet
 
 pytestmark = pytest.mark.gpu
 

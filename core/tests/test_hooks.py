@@ -6,11 +6,11 @@ import inspect
 import re
 
 import pytest
-from training import Regression, Validated, batches, quiet
 
 from fulmen import Callback, FulmenWarning, Module, ModuleError, hookimpl, hookspecs
 from fulmen.contracts.module_hooks import ModuleHooks
 from fulmen.hooks import hook_arguments
+from fulmen.testing import Regression, Validated, batches, quiet
 
 HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, "fulmen_spec") and name.startswith("on_")]
 

@@ -10,9 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
-from training import QUIET, Regression, Validated, batches, quiet
 
 from fulmen import FulmenWarning, Logger, ModuleError, Trainer
+from fulmen.testing import QUIET, Regression, Validated, batches, quiet
 
 
 class Memory(Logger):

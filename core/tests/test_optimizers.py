@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
-from training import Regression, Validated, batches, quiet
 
 from fulmen import ConfigurationError, FulmenWarning
 from fulmen.optimizers import configured_optimizers
+from fulmen.testing import Regression, Validated, batches, quiet
 
 
 def returning(make, automatic=True):

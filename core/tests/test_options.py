@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training import quiet
 
 from fulmen import ConfigurationError, Options, Trainer
 from fulmen.options import seconds_of
+from fulmen.testing import quiet
 
 COUNT_OR_UNLIMITED = "a whole number from 0, or -1 for no limit"
 LIMIT = "a number of batches (int from 0), or a fraction of them (float from 0.0 to 1.0)"

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from training import Validated, batches, mse, network, quiet, same_weights
 
 from fulmen import (
     Accelerator,
@@ -25,6 +24,7 @@ from fulmen import (
     runtime,
 )
 from fulmen.runtime import DeviceLoader, choose_accelerator, detect_environment
+from fulmen.testing import Validated, batches, mse, network, quiet, same_weights
 
 
 def trained(runtime_: Runtime | None, steps: int = 6) -> tuple[nn.Module, list[float]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from training import Regression, batches, mse, network, quiet, same_weights
 
 from fulmen import ModuleError
+from fulmen.testing import Regression, batches, mse, network, quiet, same_weights
 
 
 def by_hand(data, epochs=2, accumulate=1, clip=None, lr=0.1, seed=7):

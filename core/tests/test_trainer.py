@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from training import QUIET, Regression, Validated, batches, quiet, same_weights
 
 from fulmen import Callback, CombinedLoader, ConfigurationError, DataModule, Module, ModuleError, Options, Trainer
+from fulmen.testing import QUIET, Regression, Validated, batches, quiet, same_weights
 from fulmen.trainer import check_names
 
 

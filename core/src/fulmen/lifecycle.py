@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def running(run: Run, ckpt_path: Any) -> Iterator[None]:
         stack.enter_context(backend_switches(run))
         if run.stage == "fit":
             stack.enter_context(signals_stop(run))
-        stack.callback(tear_down, run)
+        stack.push(partial(tear_down, run))
         try:
             set_up(run, ckpt_path)
             yield
@@ -150,15 +151,24 @@ def _note(error: BaseException, text: str) -> None:
         error.add_note(text)
 
 
-def tear_down(run: Run) -> None:
-    """Undo the set-up. Everyone is told, even where one of them fails; the first failure is raised."""
-    with ExitStack() as stack:
-        stack.callback(_finalize, run)
-        stack.callback(run.module.teardown, run.stage)
-        for callback in reversed(run.callbacks):
-            stack.callback(callback.teardown, run.trainer, run.module, run.stage)
-        if run.datamodule is not None:
-            stack.callback(run.datamodule.teardown, run.stage)
+def tear_down(run: Run, kind: Any = None, error: BaseException | None = None, traceback: Any = None) -> None:
+    """Undo the set-up, as the exit of a context that ``error`` may have ended.
+
+    Everyone is told, even where one of them fails. The first failure of the run is raised, and the later are noted with it.
+    """
+    data = [] if run.datamodule is None else [partial(run.datamodule.teardown, run.stage)]
+    callbacks = [partial(callback.teardown, run.trainer, run.module, run.stage) for callback in run.callbacks]
+    first: BaseException | None = error
+    for undo in (*data, *callbacks, partial(run.module.teardown, run.stage), partial(_finalize, run)):
+        try:
+            undo()
+        except Exception as failure:  # noqa: BLE001  raised below, or noted with the one before it
+            if first is None:
+                first = failure
+            else:
+                _note(first, f"teardown failed too: {type(failure).__name__}: {failure}")
+    if first is not None and first is not error:
+        raise first
 
 
 def _finalize(run: Run) -> None:

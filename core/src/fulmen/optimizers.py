@@ -171,6 +171,13 @@ def _advance(run: Run, config: SchedulerConfig) -> None:
     run.module.lr_scheduler_step(config.scheduler, metric)
 
 
+def drop_gradients(optimizer: Optimizer) -> None:
+    """What ``optimizer.zero_grad()`` does, without its entry in torch's profile, which is a tenth of the smallest step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 class NoOptimizer:
     """Stands in where ``configure_optimizers`` returned ``None``: batches are computed and nothing is updated."""
 

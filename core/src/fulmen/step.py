@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fulmen.contracts.module import Module
 from fulmen.contracts.precision import Precision
 from fulmen.contracts.strategy import Strategy
 from fulmen.errors import ConfigurationError, ModuleError
 from fulmen.hooks import accepting, overrides
-from fulmen.optimizers import NoOptimizer, advance_schedulers, needs_closure
+from fulmen.optimizers import NoOptimizer, advance_schedulers, drop_gradients, needs_closure
 
 if TYPE_CHECKING:
     from fulmen.state import Run
@@ -26,7 +27,7 @@ def make_step(run: Run) -> Step:
     module = run.module
     if not module.automatic_optimization:
         return ManualStep(run)
-    by_closure = overrides(module, "optimizer_step", Module)
+    by_closure = bool(run.optimizers) and overrides(module, "optimizer_step", Module)
     if run.optimizers and needs_closure(run.optimizers[0]):
         if run.options.accumulates:
             raise ConfigurationError(
@@ -81,11 +82,12 @@ class AutomaticStep:
         self.weight: Any = None  # sum of the weights in the window, where losses are sums
         self.check_finite = run.options.detect_anomaly
         self.schedules = any(config.interval == "step" for config in run.schedulers)
-        # What nobody overrides is not called: None stands for loss.backward(), optimizer.zero_grad() and optimizer.step().
+        # What nobody overrides is not called: None stands for loss.backward(), drop_gradients() and optimizer.step().
         own_backward = overrides(module, "backward", Module) or overrides(strategy, "backward", Strategy)
         own_backward = own_backward or overrides(precision, "scale_loss", Precision)
         self.backward = self._profiled("backward", _plain_backward, run.runtime.backward if own_backward else None)
-        self.zero_grad = self._optional(module, "optimizer_zero_grad", Module)
+        own_zero_grad = overrides(module, "optimizer_zero_grad", Module) or overrides(self.optimizer, "zero_grad", Optimizer)
+        self.zero_grad = module.optimizer_zero_grad if own_zero_grad else None
         self.unscale = self._optional(precision, "unscale", Precision)
         own_update = overrides(precision, "optimizer_step", Precision)
         self.update = self._profiled("optimizer_step", _plain_step, run.runtime.optimizer_step if own_update else None)
@@ -136,7 +138,7 @@ class AutomaticStep:
             for hook in hooks.on_before_zero_grad:
                 hook(self.optimizer)
             if self.zero_grad is None:
-                self.optimizer.zero_grad()
+                drop_gradients(self.optimizer)
             else:
                 self.zero_grad(self.run.progress.epoch, batch_idx, self.optimizer)
         if weight is not None or self.weight is not None or self.window > 1:
@@ -264,7 +266,7 @@ class PlainStep(AutomaticStep):
             return super().__call__(batch, batch_idx)
         outputs = self.training_step(batch, batch_idx)
         if type(outputs) is Tensor and outputs.requires_grad and not outputs.ndim:
-            self.optimizer.zero_grad()
+            drop_gradients(self.optimizer)
             outputs.backward()
             self.optimizer.step()
             progress, run.stepped = run.progress, True
@@ -299,7 +301,10 @@ class ClosureStep(AutomaticStep):
             self.outputs = self.forward_backward(batch, batch_idx)
             if self.counted:
                 self.prepare_update()
-            return read_loss(self.outputs)[0]
+            else:  # no loss: what the batch before left must not be applied again
+                self.optimizer.zero_grad()
+            loss = read_loss(self.outputs)[0]
+            return torch.zeros(()) if loss is None else loss
 
         run.module.optimizer_step(run.progress.epoch, batch_idx, run.optimizer_handles[0], closure)
         self.close_window()

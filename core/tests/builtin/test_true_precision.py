@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from training import Regression, Validated, batches, mse, network, quiet, same_weights
 
 from fulmen import ConfigurationError
 from fulmen.builtin.true_precision import TruePrecision
+from fulmen.testing import Regression, Validated, batches, mse, network, quiet, same_weights
 
 FORMATS = [("64-true", torch.float64), ("bf16-true", torch.bfloat16)]
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import nn
-from training import quiet
 
 from fulmen import CheckpointError, ConfigurationError, DataModule, FulmenWarning, Module
 from fulmen.contracts.hyperparameters import Hyperparameters, init_arguments_from, plain, read_hparams_file
+from fulmen.testing import quiet
 
 if TYPE_CHECKING:
     from somewhere import Unknown

@@ -8,10 +8,10 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from training import Regression, Validated, batches, network, quiet, same_weights
 
 from fulmen import CheckpointError, Module, ModuleError, PluginError
 from fulmen.contracts.module import load_weights
+from fulmen.testing import Regression, Validated, batches, network, quiet, same_weights
 
 
 def test_without_a_trainer_it_is_a_torch_module():

@@ -1,4 +1,4 @@
-"""Small real modules for tests."""
+"""Small real trainings: modules, batches and a trainer that writes nothing."""
 
 from __future__ import annotations
 
@@ -50,14 +50,17 @@ class Regression(Module):
         self.losses: list[float] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        """The prediction [N, 1] for ``x`` [N, 3]."""
         return self.net(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """The loss of a batch, which is kept in ``losses``."""
         loss = mse(self.net, batch)
         self.losses.append(loss.item())
         return loss
 
     def configure_optimizers(self) -> Any:
+        """SGD with momentum, whose state a resume has to restore."""
         return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.9)
 
 
@@ -65,17 +68,21 @@ class Validated(Regression):
     """Also logs, validates, tests and predicts."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """The loss, also logged as ``train_loss``."""
         loss = super().training_step(batch, batch_idx)
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_loss``."""
         self.log("val_loss", mse(self.net, batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``test_loss``."""
         self.log("test_loss", mse(self.net, batch))
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """The prediction for the inputs of the batch."""
         return self(batch[0])
 
 

@@ -1,0 +1,108 @@
+"""What a run tells people and loggers about itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fulmen import ConfigurationError, DataModule, FulmenWarning, Logger, Trainer, __version__
+from fulmen.reporting import table
+from fulmen.testing import QUIET, Regression, Validated, batches, quiet
+
+
+class Told(Logger):
+    name, version = "told", None
+
+    def __init__(self):
+        self.told = []
+
+    def log_metrics(self, metrics, step):
+        self.told.append(("metrics", dict(metrics), step))
+
+    def log_hyperparams(self, params):
+        self.told.append(("hyperparams", dict(params)))
+
+    def log_config(self, config):
+        self.told.append(("config", dict(config)))
+
+    def finalize(self, status):
+        self.told.append(("finalize", status))
+
+
+class Data(DataModule):
+    def __init__(self, lr=None, size=4):
+        super().__init__()
+        self.save_hyperparameters(ignore="lr" if lr is None else None)
+
+    def train_dataloader(self):
+        return batches(2)
+
+
+def reported(module, **arguments):
+    logger = Told()
+    trainer = Trainer(**{**QUIET, "logger": logger}, max_epochs=1)
+    trainer.fit(module, **arguments)
+    return logger.told, trainer
+
+
+def test_options_plugins_and_hyper_parameters_come_before_metrics():
+    told, trainer = reported(Regression(lr=0.3), datamodule=Data())
+    assert [entry[0] for entry in told] == ["config", "hyperparams", "finalize"]
+    (_, config), (_, params), (_, status) = told
+    assert set(config) == {"fulmen", "run", "options", "plugins"}
+    assert (config["fulmen"], config["run"]) == (__version__, trainer.run_id)
+    assert config["options"] == trainer.options.to_json()
+    assert json.loads(json.dumps(config)) == config
+    assert config["plugins"][0]["name"] == "builtin"
+    assert (params, status) == ({"lr": 0.3, "size": 4}, "success")
+
+
+def test_hyper_parameters_can_be_kept_from_loggers():
+    class Private(Regression):
+        def __init__(self):
+            super().__init__()
+            self.save_hyperparameters({"secret": 1}, logger=False)
+
+    told, _ = reported(Private(), train_dataloaders=batches(1))
+    assert [entry[0] for entry in told] == ["config", "finalize"]
+
+
+def test_module_and_data_must_agree_on_a_name():
+    told, _ = reported(Regression(lr=0.3), datamodule=Data(lr=0.3))
+    assert told[1] == ("hyperparams", {"lr": 0.3, "size": 4})
+    with pytest.raises(ConfigurationError) as caught:
+        reported(Regression(lr=0.3), datamodule=Data(lr=0.4))
+    assert str(caught.value) == (
+        "the module and the data module both save the hyper-parameter 'lr', as 0.3 and 0.4; rename one, or leave it out: "
+        "save_hyperparameters(ignore=...)"
+    )
+
+
+def test_a_training_too_short_to_log_says_so():
+    with pytest.warns(FulmenWarning) as caught:
+        reported(Validated(), train_dataloaders=batches(3), val_dataloaders=batches(1))
+    assert [str(warning.message) for warning in caught] == [
+        "[log-interval] train_loss_step never reached the loggers: the training had 3 steps, and log_every_n_steps=50; "
+        "lower it, or log with on_epoch=True"
+    ]
+
+
+def test_a_table_has_a_column_per_loader():
+    assert table([{"acc": 0.5, "loss": 1234567.0}, {"acc": 1.0}], "validate") == (
+        "validate  loader 0     loader 1\n--------  -----------  --------\nacc       0.5          1\nloss      1.23457e+06"
+    )
+
+
+def test_a_table_is_printed_unless_told_otherwise(capsys):
+    quiet().validate(Validated(), batches(1), verbose=False)
+    assert capsys.readouterr().out == ""
+    quiet().test(Validated(), batches(1))
+    assert capsys.readouterr().out.startswith("test       loader 0\n---------  --------\ntest_loss  ")
+    assert quiet().test(Regressionless(), batches(1)) == [{}]
+    assert capsys.readouterr().out == ""
+
+
+class Regressionless(Regression):
+    def test_step(self, batch, batch_idx):
+        pass
