@@ -51,7 +51,8 @@ class Regression(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The prediction [N, 1] for ``x`` [N, 3]."""
-        return self.net(x)
+        prediction: Tensor = self.net(x)
+        return prediction
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """The loss of a batch, which is kept in ``losses``."""
@@ -81,7 +82,7 @@ class Validated(Regression):
         """Log ``test_loss``."""
         self.log("test_loss", mse(self.net, batch))
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """The prediction for the inputs of the batch."""
         return self(batch[0])
 
