@@ -16,8 +16,6 @@ import cProfile
 import importlib.util
 import io
 import logging
-import os
-import platform
 import pstats
 import statistics
 import tempfile
@@ -27,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _results import machine, report, table
 from torch import nn
 
 SHORT, LONG = 200, 2200
@@ -202,18 +201,14 @@ def main() -> None:
         base.append(hand)
         for name, seconds in measured.items():
             ratios[name].append(seconds / hand)
-    lines = ["| loop | time per step, relative | quartiles | calls per step |", "|---|---|---|---|"]
+    rows = []
     for name, fit in fits.items():
         low, middle, high = statistics.quantiles(ratios[name], n=4)
-        lines.append(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {calls_per_step(fit, data):.0f} |")
-    machine = f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, one thread"
-    table = "\n".join(lines)
-    text = f"{table}\n\nMedian of {given.rounds} rounds; by hand {statistics.median(base) * 1e6:.0f} us per step. {machine}."
-    print(text)
-    if given.write:
-        path = Path(__file__).parent / "results" / "overhead.md"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"# What a step costs\n\nWritten by `benchmarks/overhead.py --write`.\n\n{text}\n")
+        rows.append((name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{calls_per_step(fit, data):.0f}"))
+    text = table(("loop", "time per step, relative", "quartiles", "calls per step"), rows)
+    hand = f"by hand {statistics.median(base) * 1e6:.0f} us per step"
+    text = f"{text}\n\nMedian of {given.rounds} rounds; {hand}. {machine()}, one thread."
+    report("overhead", "What a step costs", text, given.write)
 
 
 if __name__ == "__main__":
