@@ -7,8 +7,10 @@ Each session makes an environment of its own, with uv where that is installed an
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -150,11 +152,20 @@ def run_benchmarks(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)
 @nox.parametrize("package", [nox.param(path, id=path.name) for path in DISTRIBUTIONS])
 def alone(session: nox.Session, package: Path) -> None:
-    """Test one package in a fresh environment with nothing but it and the core."""
-    install_fulmen(session, list(dict.fromkeys([ROOT / "core", package])), tested=[package], groups=("pytest",))
-    session.run("python", "-c", f"import {import_name(package)}")
-    session.run("fulmen", "plugins")
-    run_pytest(session, str((package / "tests").relative_to(ROOT)), *session.posargs)
+    """Test one package outside the repository, in a fresh environment with nothing but its wheel and that of the core."""
+    built = [str(ROOT / "core"), *({str(package)} - {str(ROOT / "core")})]
+    with tempfile.TemporaryDirectory() as folder:
+        wheels, tests = Path(folder, "wheels"), Path(folder, "tests")
+        session.run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), *built, external=True)
+        shutil.copytree(package / "tests", tests)
+        install(session, "torch")
+        install(session, *map(str, sorted(wheels.iterdir())), *test_group(package), groups=("pytest",))
+        session.chdir(folder)
+        session.run("python", "-c", f"import {import_name(package)}")
+        session.run("fulmen", "plugins")
+        strict = ("-W", "error", "--strict-markers", "--import-mode=importlib", "-p", "fulmen.testing.pytest_plugin")
+        run_pytest(session, *strict, "tests", *session.posargs)
+        session.chdir(ROOT)
 
 
 def import_name(distribution: Path) -> str:
