@@ -40,7 +40,7 @@ def traced(stage="fit", options=(), **loaders):
         parameters = ", ".join(["trainer", "module", *hook_arguments(name)])
         scope: dict = {"log": log}
         exec(f"def {name}({parameters}): log.append('plugin.{name}')", scope)
-        setattr(Plugin, name, hookimpl(staticmethod(scope[name])))
+        setattr(Plugin, name, staticmethod(hookimpl(scope[name])))
     early = recording(Callback, "callback", log, 2)()
     late = recording(Callback, "late", log, 2)()
     late.runs_last = True
