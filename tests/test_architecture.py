@@ -40,7 +40,7 @@ class Layer:
 
 LAYERS = (
     Layer(
-        "batches clock combined errors hookspecs known options progress readback rng storage",
+        "batches clock combined errors hookspecs known lazy options progress readback rng storage",
         "Tools that know no contract: errors, numbers, files, random state, nested batches; the signatures of the hooks.",
     ),
     Layer("registry project plugins", "Finding parts by name. `fulmen plugins` needs no more than this, and no torch."),

@@ -19,7 +19,15 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path for path in (ROOT / "packages").glob("*") if (path / "pyproject.toml").exists())
-PUBLIC = ("fulmen.callbacks", "fulmen.contracts", "fulmen.errors", "fulmen.hookspecs", "fulmen.loggers", "fulmen.testing")
+PUBLIC = (
+    "fulmen.callbacks",
+    "fulmen.contracts",
+    "fulmen.errors",
+    "fulmen.hookspecs",
+    "fulmen.lazy",
+    "fulmen.loggers",
+    "fulmen.testing",
+)
 """Modules that packages may import beside the names that ``fulmen`` itself exports."""
 LONGEST_PLUGIN = 40
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fulmen.lazy import attributes
+
 if TYPE_CHECKING:
     from fulmen.combined import CombinedLoader
     from fulmen.contracts.accelerator import Accelerator
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from fulmen.plugins import PluginSet
     from fulmen.rng import seed_everything
     from fulmen.runtime import Runtime
+    from fulmen.storage import read_checkpoint, write_checkpoint
     from fulmen.trainer import Trainer
 
 __all__ = [
@@ -61,7 +64,9 @@ __all__ = [
     "Strategy",
     "Trainer",
     "hookimpl",
+    "read_checkpoint",
     "seed_everything",
+    "write_checkpoint",
 ]
 
 _CONTRACTS = {
@@ -87,20 +92,13 @@ _OTHERS = {
     "Runtime": "runtime",
     "Trainer": "trainer",
     "hookimpl": "hookspecs",
+    "read_checkpoint": "storage",
     "seed_everything": "rng",
+    "write_checkpoint": "storage",
 }
 _HOMES = {**{name: f"contracts.{home}" for name, home in _CONTRACTS.items()}, **_OTHERS}
+_get, __dir__ = attributes("fulmen", {name: _HOMES.get(name, "errors") for name in __all__})
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("fulmen.plugins").version()
-    if name in __all__:
-        found = getattr(import_module(f"fulmen.{_HOMES.get(name, 'errors')}"), name)
-        globals()[name] = found  # the next use is a plain attribute
-        return found
-    raise AttributeError(f"module 'fulmen' has no attribute {name!r}; it has: {', '.join(__all__)}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, "__version__"])
+    return import_module("fulmen.plugins").version() if name == "__version__" else _get(name)
