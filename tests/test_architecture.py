@@ -47,7 +47,7 @@ LAYERS = (
     Layer("contracts", "What we promise. A contract that imported the loop would promise how it is kept."),
     Layer("hooks metrics schedule state", "Where a run is and what it has measured: read by everything that acts."),
     Layer(
-        "checkpoint data optimizers parts reporting runtime signals source step",
+        "checkpoint data handover optimizers parts reporting runtime signals source step",
         "One job each on a run. They do not know in which order they are called.",
     ),
     Layer("lifecycle loop", "The order: set up, then step after step, then tear down."),
@@ -253,8 +253,8 @@ def test_at_most_five_frames_between_fit_and_training_step(tmp_path, monkeypatch
 
 def modules_after(statement: str) -> set[str]:
     """The modules that a new interpreter has loaded after ``statement``."""
-    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
-    return set(run_python("-c", code).split())
+    code = f"{statement}\nimport sys\nprint('loaded:', *sys.modules)"
+    return set(run_python("-c", code).rpartition("loaded:")[2].split())
 
 
 def run_python(*arguments: str) -> str:

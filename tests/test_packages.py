@@ -20,13 +20,8 @@ else:
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path for path in (ROOT / "packages").glob("*") if (path / "pyproject.toml").exists())
 PUBLIC = (
-    "fulmen.callbacks",
-    "fulmen.contracts",
-    "fulmen.errors",
-    "fulmen.hookspecs",
-    "fulmen.lazy",
-    "fulmen.loggers",
-    "fulmen.testing",
+    *("fulmen.callbacks", "fulmen.contracts", "fulmen.errors", "fulmen.hookspecs"),
+    *("fulmen.lazy", "fulmen.loggers", "fulmen.registry", "fulmen.testing"),
 )
 """Modules that packages may import beside the names that ``fulmen`` itself exports."""
 LONGEST_PLUGIN = 40
@@ -45,6 +40,7 @@ def problems(package: Path) -> Iterator[str]:
     yield from project_problems(tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8")), package.name, module)
     if (source / "plugin.py").exists():
         yield from plugin_problems(source / "plugin.py")
+    yield from heavy_imports(source / "__init__.py", "fulmen.lazy")
     for path in sorted(source.rglob("*.py")):
         yield from import_problems(path, module)
 
@@ -74,8 +70,13 @@ def plugin_problems(path: Path) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
     if (length := len(text.splitlines())) > LONGEST_PLUGIN:
         yield f"plugin.py has {length} lines, more than {LONGEST_PLUGIN}: move what it does elsewhere"
-    if heavy := {name for name in imported(path) if not name.startswith(("fulmen.hookspecs.", "__future__."))}:
-        yield f"plugin.py imports {sorted(heavy)}, and not only fulmen.hookspecs"
+    yield from heavy_imports(path, "fulmen.hookspecs")
+
+
+def heavy_imports(path: Path, allowed: str) -> Iterator[str]:
+    """What a file imports beside the one module that it needs: finding a plugin imports its package too."""
+    if heavy := {name for name in imported(path) if not name.startswith((f"{allowed}.", "__future__.", "typing."))}:
+        yield f"{path.name} imports {sorted(heavy)}, and not only {allowed}"
 
 
 def import_problems(path: Path, module: str) -> Iterator[str]:
@@ -116,6 +117,12 @@ def test_the_core_offers_an_extra_for_each_package():
     assert extras == {package.name.removeprefix("fulmen-"): [package.name] for package in PACKAGES}
 
 
+def test_the_workspace_builds_them_from_here():
+    """uv takes ``fulmen-wandb`` from ``packages/`` and not from an index."""
+    sources = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]["sources"]
+    assert sources == {name: {"workspace": True} for name in ("fulmen", *(package.name for package in PACKAGES))}
+
+
 def test_what_an_error_says_is_in_a_package_is_there():
     """Names in :data:`fulmen.known.KNOWN` whose package exists are registered by that package under that kind."""
     existing = {package.name.removeprefix("fulmen-"): package for package in PACKAGES}
@@ -151,7 +158,10 @@ dependencies = ["fulmen"]
 two-words = "fulmen_two_words.plugin"
 """,
     "README.md": "# fulmen-two-words\n",
-    "src/fulmen_two_words/__init__.py": "from fulmen_two_words.logger import MyLogger\n",
+    "src/fulmen_two_words/__init__.py": """
+from fulmen.lazy import attributes
+__getattr__, __dir__ = attributes(__name__, {"MyLogger": "logger"})
+""",
     "src/fulmen_two_words/py.typed": "",
     "src/fulmen_two_words/plugin.py": """
 from fulmen.hookspecs import hookimpl
@@ -207,6 +217,10 @@ LOGGER = "src/fulmen_two_words/logger.py"
         (
             {"src/fulmen_two_words/plugin.py": GOOD["src/fulmen_two_words/plugin.py"] + "import torch\n"},
             ["plugin.py imports ['torch'], and not only fulmen.hookspecs"],
+        ),
+        (
+            {"src/fulmen_two_words/__init__.py": "from fulmen_two_words.logger import MyLogger\n"},
+            ["__init__.py imports ['fulmen_two_words.logger.MyLogger'], and not only fulmen.lazy"],
         ),
         (
             {"src/fulmen_two_words/plugin.py": GOOD["src/fulmen_two_words/plugin.py"] + "#\n" * 40},

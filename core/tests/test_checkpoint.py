@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fulmen import Callback, CheckpointError, ConfigurationError, DataModule, FulmenWarning, Trainer
+import fulmen
+from fulmen import Callback, Checkpoint, CheckpointError, ConfigurationError, DataModule, FulmenWarning, Trainer
 from fulmen.storage import write_checkpoint
 from fulmen.testing import QUIET, Regression, Validated, batches, quiet, same_weights
 
@@ -261,6 +262,27 @@ def test_last_is_the_newest_that_verifies(tmp_path, capsys):
         trainer.fit(Regression(), batches(2), ckpt_path="last")
     assert trainer.global_step == 4
     assert f"continuing from {folder}/epoch=0-step=2.ckpt, epoch 1, step 2" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings(r"ignore:\[callback-state\]")
+def test_last_also_looks_elsewhere(tmp_path):
+    class Remote(Checkpoint):
+        def elsewhere(self, trainer):
+            return [(2e9, "memory://fulmen/newer.ckpt"), (1.0, "memory://fulmen/oldest.ckpt")]
+
+    options = {**QUIET, "enable_checkpointing": True, "default_root_dir": tmp_path}
+    first = Trainer(**options, max_epochs=1)
+    first.fit(Regression(), batches(2))
+    for max_epochs, name in ((2, "newer"), (3, "oldest")):
+        trainer = quiet(max_epochs=max_epochs)
+        trainer.fit(Regression(), batches(2), ckpt_path=first.checkpoint_callback.last_model_path)
+        fulmen.write_checkpoint(trainer.collect_checkpoint(), f"memory://fulmen/{name}.ckpt")
+    found = fulmen.read_checkpoint("memory://fulmen/newer.ckpt")
+    assert (found["global_step"], found.keys() >= KEYS - {"hparams_name"}) == (4, True)
+    assert "loops" not in trainer.collect_checkpoint(weights_only=True)
+    again = Trainer(**options, max_epochs=4, callbacks=Remote())
+    again.fit(Regression(), batches(2), ckpt_path="last")
+    assert (again.global_step, again.run_id) == (8, first.run_id)
 
 
 def test_last_without_any_is_a_warning_and_best_an_error(tmp_path):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fulmen import CombinedLoader, ConfigurationError, DataModule, ModuleError, Precision
 from fulmen.contracts.strategy import Strategy
 from fulmen.data import Loaders, limited, make_move
-from fulmen.testing import Regression, Validated, batches, quiet
+from fulmen.testing import FakeAccelerator, Regression, Validated, batches, quiet, same_weights
 
 
 class Seen(Regression):
@@ -394,7 +394,7 @@ class Odd:
 
 def test_shuffled_training_data_are_shared_and_shuffled_anew_in_each_epoch():
     loaders = Loaders(DataLoader(range(20), None, shuffle=True), "train", 1.0, strategy=TwoRanks())
-    first, second = list(loaders.iterate(0, 0, None)), list(loaders.iterate(1, 0, None))
+    first, second = list(loaders.iterate(0, 0)), list(loaders.iterate(1, 0))
     assert len(first) == len(second) == 10
     assert first != second
     assert first != sorted(first)
@@ -443,14 +443,108 @@ def test_loaders_that_train_together_go_on_where_they_stopped(mode, stop):
 
     torch.manual_seed(3)
     whole = make()
-    first, second = taken(whole.iterate(0, 0, None)), taken(whole.iterate(1, 0, None))
+    first, second = taken(whole.iterate(0, 0)), taken(whole.iterate(1, 0))
     torch.manual_seed(3)
     cut = make()
-    iterator = cut.iterate(0, 0, None)
+    iterator = cut.iterate(0, 0)
     assert [str(next(iterator)) for _ in range(stop)] == first[:stop]
     state, random_numbers = cut.state_dict(stop), torch.get_rng_state()
     resumed = make()
     resumed.load_state_dict(state)
     torch.set_rng_state(random_numbers)
-    assert taken(resumed.iterate(0, stop, None)) == first[stop:]
-    assert taken(resumed.iterate(1, 0, None)) == second
+    assert taken(resumed.iterate(0, stop)) == first[stop:]
+    assert taken(resumed.iterate(1, 0)) == second
+
+
+# ---- Accelerators that bring batches to the device in a way of their own
+
+
+class Delivering(FakeAccelerator):
+    """Takes all batches of a loader before the first is used, where it may; keeps what it was told."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.told = []
+
+    def batches(self, batches, move, ahead):
+        self.told.append(ahead)
+        return map(move, list(batches) if ahead else batches)
+
+
+class Rows(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.full((3,), index / 8) + torch.rand(3), torch.rand(1)
+
+
+class Prepares(Regression):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        self.prepared = True
+        return batch
+
+
+class Moves(Regression):
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([torch.ones(3), torch.ones(1)] for _ in range(8))
+
+
+class Finishes(Regression):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [batch[0] * 0, batch[1]]
+
+
+TAKEN_AHEAD = [
+    (Regression, lambda: batches(4), [True]),
+    (Regression, lambda: DataLoader(Rows(), 2, num_workers=1), [True]),
+    (Regression, lambda: DataLoader(Endless(), 2, num_workers=1), [True]),
+    (Regression, lambda: DataLoader(Rows(), 2), [False]),
+    (Regression, lambda: (batch for batch in batches(4)), [False]),
+    (Regression, lambda: CombinedLoader([DataLoader(Rows(), 2, num_workers=1)], "min_size"), [False]),
+    (Prepares, lambda: batches(4), [False]),
+    (Finishes, lambda: batches(4), [True]),
+    (Moves, lambda: batches(4), []),
+]
+
+
+@pytest.mark.parametrize(("cls", "loader", "told"), TAKEN_AHEAD, ids=range(len(TAKEN_AHEAD)))
+def test_an_accelerator_may_take_batches_ahead_where_that_leaves_no_trace(cls, loader, told):
+    class Unpacks(cls):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[0] if isinstance(batch[0], (list, tuple)) else batch, batch_idx)
+
+    module, accelerator = Unpacks(), Delivering()
+    trainer = quiet(accelerator=accelerator, devices=1, max_epochs=1)
+    trainer.fit(module, loader())
+    assert (accelerator.told, trainer.global_step) == (told, 4)
+    assert getattr(module, "prepared", cls is not Prepares)
+
+
+def test_batches_of_each_evaluation_loader_are_delivered_too():
+    accelerator = Delivering()
+    trainer = quiet(accelerator=accelerator, devices=1)
+    trainer.predict(Validated(), [DataLoader(Rows(), 2, num_workers=1), DataLoader(Rows(), 2)])
+    assert accelerator.told == [True, False]
+
+
+def test_what_was_taken_ahead_and_not_used_is_not_counted(tmp_path):
+    def trained(**options):
+        torch.manual_seed(1)
+        module = Regression()
+        trainer = quiet(accelerator=Delivering(), devices=1, **options)
+        trainer.fit(module, DataLoader(Rows(), 2, shuffle=True, num_workers=1), **resume)
+        return module, trainer
+
+    resume = {}
+    whole, _ = trained(max_steps=7)
+    _, cut = trained(max_steps=5)
+    cut.save_checkpoint(tmp_path / "cut.ckpt")
+    resume = {"ckpt_path": tmp_path / "cut.ckpt"}
+    resumed, _ = trained(max_steps=7)
+    assert same_weights(whole, resumed)

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from fulmen import Callback, FulmenWarning, Module, ModuleError, hookimpl, hookspecs
+from fulmen.builtin.single_device import SingleDevice
 from fulmen.contracts.module_hooks import ModuleHooks
 from fulmen.hooks import hook_arguments
 from fulmen.testing import Regression, Validated, batches, quiet
@@ -148,6 +149,19 @@ def test_a_method_that_lightning_removed_says_what_to_do():
     assert str(caught.value) == (
         "Old.training_epoch_end would never be called: keep what you need in training_step and use on_train_epoch_end"
     )
+
+
+def test_a_method_that_the_strategy_calls_itself_is_no_mistake():
+    class Merging(SingleDevice):
+        step_hooks = ("training_step_end",)
+
+    class Merges(Regression):
+        def training_step_end(self, outputs):
+            pass
+
+    trainer = quiet(max_epochs=1, strategy=Merging())
+    trainer.fit(Merges(), batches(1))
+    assert trainer.global_step == 1
 
 
 def test_a_misspelled_hook_is_a_warning():

@@ -7,7 +7,7 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from fulmen import ConfigurationError, FulmenWarning
+from fulmen import Callback, ConfigurationError, FulmenWarning
 from fulmen.optimizers import configured_optimizers
 from fulmen.testing import Regression, Validated, batches, quiet
 
@@ -155,3 +155,16 @@ def test_a_plateau_sees_the_values_of_its_epoch(monitor):
     quiet(max_epochs=3).fit(module, batches(), batches(1))
     assert module.seen == module.expected
     assert len(module.seen) == 3
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_scheduler_can_be_suspended(interval):
+    class Suspending(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            trainer.lr_scheduler_configs[0].suspended = trainer.current_epoch >= 1
+
+    rates = []
+    module = returning(lambda a, b: ([a], [{"scheduler": StepLR(a, 1, 0.5), "interval": interval}]))
+    quiet(max_epochs=4, callbacks=Suspending()).fit(module, batches(2))
+    assert rates == ([0.1, 0.025, 0.025, 0.025] if interval == "step" else [0.1, 0.05, 0.05, 0.05])

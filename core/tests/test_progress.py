@@ -29,3 +29,9 @@ def test_an_ended_epoch_is_the_start_of_the_next():
     state = progress.state_dict()
     assert (state["epoch"], state["batch"], state["settled"], state["batches"]) == (3, 0, BATCH, 24)
     assert (progress.epoch, progress.batch) == (2, 8)
+
+
+def test_an_epoch_is_complete_when_its_end_is_settled_and_not_where_it_was_cut():
+    """A validation inside an epoch settles too: the end of an epoch that was cut there is no complete one."""
+    complete = {state: Progress(settled=state).epoch_is_complete for state in range(6)}
+    assert complete == {BATCH: False, LOGGED: False, SCHEDULED: True, VALIDATED: False, PLATEAU: True, EPOCH_ENDED: True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fulmen.readback import Readback
+from fulmen.readback import Readback, _queued
 
 
 def test_values_come_back_as_plain_numbers_in_order():
@@ -34,6 +34,12 @@ def test_double_precision_is_kept():
     assert Readback({"a": tenth}).result() == {"a": 0.1}
     assert Readback({"a": tenth, "b": torch.tensor(0.5)}).result() == {"a": 0.1, "b": 0.5}
     assert Readback({"a": torch.tensor(2**24 + 1)}).result() == {"a": 2.0**24 + 1}
+
+
+def test_a_device_without_events_is_waited_for():
+    copy, event = _queued(torch.tensor([1.0, 2.0]))  # the processor has none
+    assert event is None
+    assert copy.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.gpu

@@ -26,6 +26,9 @@ class Told(Logger):
     def log_config(self, config):
         self.told.append(("config", dict(config)))
 
+    def log_graph(self, module):
+        self.told.append(("graph", module))
+
     def finalize(self, status):
         self.told.append(("finalize", status))
 
@@ -46,10 +49,12 @@ def reported(module, **arguments):
     return logger.told, trainer
 
 
-def test_options_plugins_and_hyper_parameters_come_before_metrics():
-    told, trainer = reported(Regression(lr=0.3), datamodule=Data())
-    assert [entry[0] for entry in told] == ["config", "hyperparams", "finalize"]
-    (_, config), (_, params), (_, status) = told
+def test_options_hyper_parameters_and_the_module_come_before_metrics():
+    module = Regression(lr=0.3)
+    told, trainer = reported(module, datamodule=Data())
+    assert [entry[0] for entry in told] == ["config", "hyperparams", "graph", "finalize"]
+    (_, config), (_, params), (_, shown), (_, status) = told
+    assert shown is module
     assert set(config) == {"fulmen", "run", "options", "plugins"}
     assert (config["fulmen"], config["run"]) == (__version__, trainer.run_id)
     assert config["options"] == trainer.options.to_json()
@@ -65,7 +70,7 @@ def test_hyper_parameters_can_be_kept_from_loggers():
             self.save_hyperparameters({"secret": 1}, logger=False)
 
     told, _ = reported(Private(), train_dataloaders=batches(1))
-    assert [entry[0] for entry in told] == ["config", "finalize"]
+    assert [entry[0] for entry in told] == ["config", "graph", "finalize"]
 
 
 def test_module_and_data_must_agree_on_a_name():

@@ -24,7 +24,7 @@ from fulmen import (
     runtime,
 )
 from fulmen.runtime import DeviceLoader, choose_accelerator, detect_environment
-from fulmen.testing import Validated, batches, mse, network, quiet, same_weights
+from fulmen.testing import FakeAccelerator, Regression, Validated, batches, mse, network, quiet, same_weights
 
 
 def trained(runtime_: Runtime | None, steps: int = 6) -> tuple[nn.Module, list[float]]:
@@ -170,6 +170,69 @@ def test_a_precision_of_ones_own():
     weight = nn.Parameter(torch.ones(1))
     found.backward(weight.sum())
     assert weight.grad.item() == 0.5
+
+
+class Scaled(Precision):
+    """Doubles gradients until they are looked at."""
+
+    name = "scaled"
+
+    def __init__(self):
+        self.connected, self.unscaled = [], []
+
+    def connect(self, device):
+        self.connected.append(device)
+
+    def scale_loss(self, loss):
+        return loss * 2
+
+    def unscale(self, optimizer):
+        if optimizer in self.unscaled:
+            return
+        self.unscaled.append(optimizer)
+        for group in optimizer.param_groups:
+            for parameter in (each for each in group["params"] if each.grad is not None):
+                parameter.grad /= 2
+
+
+def test_a_precision_is_told_its_device():
+    precision = Scaled()
+    Runtime(accelerator="cpu", precision=precision)
+    assert precision.connected == [torch.device("cpu")]
+
+
+def test_gradients_are_unscaled_before_they_are_clipped():
+    found, model = Runtime(accelerator="cpu", precision=Scaled()), nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found.backward((model.weight * torch.tensor([[3.0, 4.0]])).sum())
+    assert found.clip_gradients(optimizer, 1.0).item() == pytest.approx(5.0)
+    with pytest.raises(ConfigurationError) as caught:
+        found.clip_gradients(model, 1.0)
+    assert str(caught.value) == (
+        "the gradients of a module cannot be clipped in precision 'scaled', which scales them for each optimizer: pass the "
+        "optimizer to clip_gradients"
+    )
+
+
+def test_clipping_in_manual_optimization_unscales_the_optimizer_itself():
+    norms = []
+
+    class Manual(Regression):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.net[0].weight.sum())
+            self.clip_gradients(optimizer, 100.0)
+            norms.append(self.net[0].weight.grad.norm().item())
+            optimizer.step()
+
+    precision = Scaled()
+    trainer = quiet(max_epochs=1, precision=precision)
+    trainer.fit(Manual(), batches(1))
+    assert norms == [pytest.approx(15**0.5)]
+    assert precision.unscaled == trainer.optimizers
 
 
 # ---- Parts
@@ -318,6 +381,28 @@ def test_one_that_finds_no_device_is_passed_over_unless_it_is_named(site):
     with pytest.raises(ConfigurationError) as caught:
         choose_accelerator("other", PluginSet.discover())
     assert str(caught.value) == "accelerator 'other' finds no device on this machine (available: cpu); use 'auto'"
+
+
+def test_an_accelerator_may_say_why_there_is_no_device(site):
+    advice = "    advice = staticmethod(lambda: 'plug it in')\n"
+    install(site, "other-hardware", ACCELERATOR.replace("AVAILABLE", "False") + advice)
+    with pytest.raises(ConfigurationError) as caught:
+        choose_accelerator("other", PluginSet.discover())
+    assert str(caught.value) == (
+        "accelerator 'other' finds no device on this machine (available: cpu); plug it in, or use 'auto'"
+    )
+
+
+def test_a_loop_of_ones_own_gets_batches_as_the_accelerator_brings_them():
+    class Delivers(FakeAccelerator):
+        def batches(self, batches, move, ahead):
+            self.calls.append(ahead)
+            return map(move, batches)
+
+    runtime = Runtime(accelerator=Delivers(1))
+    loader = runtime.setup_dataloaders(batches(3))
+    assert len(list(loader)) == len(list(loader)) == 3
+    assert runtime.accelerator.calls == [True, True]
 
 
 BROKEN = {

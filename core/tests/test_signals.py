@@ -20,9 +20,13 @@ def test_ctrl_c_finishes_the_step_and_returns_with_the_reason(tmp_path):
             if trainer.global_step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
+        def on_train_end(self, trainer, module):
+            ends.append(trainer.interrupted)
+
+    ends, before = [], signal.getsignal(signal.SIGINT)
     trainer = Trainer(**{**QUIET, "enable_checkpointing": True}, max_epochs=2, callbacks=Press(), default_root_dir=tmp_path)
     trainer.fit(Regression(), batches())
+    assert ends == [True]  # hooks know it too
     assert (trainer.global_step, trainer.interrupted, trainer.stop_reason) == (4, True, "stopped by Ctrl-C")
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["epoch=0-step=4.ckpt"]
     assert signal.getsignal(signal.SIGINT) is before

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fulmen import ModuleError
+from fulmen.builtin.single_device import SingleDevice
 from fulmen.testing import Regression, batches, mse, network, quiet, same_weights
 
 
@@ -65,6 +66,17 @@ def test_it_equals_a_loop_by_hand(case):
     assert module.losses == losses
     assert same_weights(module.net, model)
     assert trainer.global_step == 2 * -(-len(data) // arguments.get("accumulate", 1))
+
+
+def test_the_strategy_computes_gradients_where_it_has_a_way_of_its_own():
+    class Doubles(SingleDevice):
+        def backward(self, module, loss):
+            module.backwards = getattr(module, "backwards", 0) + 1
+            loss.backward()
+
+    module = Regression()
+    quiet(max_epochs=1, strategy=Doubles()).fit(module, batches(3))
+    assert module.backwards == 3
 
 
 def test_an_overridden_optimizer_step_and_backward_change_nothing():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from fulmen import Callback
-from fulmen.testing import Validated, batches, quiet
+from fulmen.testing import Validated, batches, quiet, same_weights
 
 
 def test_before_a_run_there_is_nothing_to_see():
@@ -93,3 +95,84 @@ def test_what_needs_a_run_says_so(name):
     arguments = {"request_stop": ("why",), "every": (1.0, print)}[name]
     with pytest.raises(Exception, match="run"):
         getattr(quiet(), name)(*arguments)
+
+
+def test_the_age_of_a_metric_says_whether_it_belongs_to_the_present_weights(tmp_path):
+    seen = {}
+
+    class Watch(Callback):
+        runs_last = True
+        names = ("train_loss_step", "train_loss_epoch", "train_loss", "val_loss", "nothing")
+
+        def look(self, trainer, moment):
+            seen[(moment, trainer.progress.batches)] = [trainer.metric_age(name) for name in self.names]
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.look(trainer, "batch")
+
+        def on_validation_end(self, trainer, module):
+            if trainer.validating:
+                self.look(trainer, "validation")
+                trainer.save_checkpoint(tmp_path / f"{trainer.progress.batches}.ckpt")
+
+        def on_train_epoch_end(self, trainer, module):
+            self.look(trainer, "epoch")
+
+    def train(epochs, path=None):
+        trainer = quiet(max_epochs=epochs, callbacks=Watch(), val_check_interval=3)
+        trainer.fit(Validated(), batches(4), batches(1), ckpt_path=path)
+        return trainer
+
+    assert quiet(max_epochs=1).metric_age("val_loss") is None
+    trainer = train(2)
+    assert trainer.enable_validation and not quiet().enable_validation
+    whole = dict(seen)
+    assert whole[("batch", 1)] == [0, None, None, None, None]
+    assert whole[("validation", 3)] == [0, None, None, 0, None]
+    assert whole[("epoch", 4)] == [0, 0, 0, 1, None]
+    assert whole[("batch", 6)] == [0, 2, 2, 3, None]
+    assert whole[("validation", 7)] == [0, 3, 3, 0, None]
+    seen.clear()
+    train(2, tmp_path / "3.ckpt")
+    assert seen and {key: whole[key] for key in seen} == seen
+
+
+def test_one_more_pass_over_the_data_leaves_the_training_as_it_is():
+    passes = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.progress.batches in (3, 11):
+                passes.append([x for x, _ in trainer.another_pass()])
+
+    class Shuffled(Validated):
+        def train_dataloader(self):
+            pairs = [(x[0], y[0]) for x, y in batches()]
+            return DataLoader(pairs, batch_size=1, shuffle=True)
+
+    modules = []
+    for callbacks in ([], [Look()]):
+        modules.append(Shuffled())
+        torch.manual_seed(4)
+        quiet(max_epochs=2, limit_val_batches=0, limit_train_batches=6, callbacks=callbacks).fit(modules[-1])
+    assert same_weights(*modules) and modules[0].losses == modules[1].losses
+    assert [len(found) for found in passes] == [6, 6]
+
+
+def test_epochs_that_are_complete():
+    seen = []
+
+    class Look(Callback):
+        def on_validation_end(self, trainer, module):
+            seen.append(("validation", trainer.progress.epoch_is_complete))
+
+        def on_validation_start(self, trainer, module):
+            seen.append(("start", trainer.progress.epoch_is_complete))
+
+        def on_train_epoch_end(self, trainer, module):
+            seen.append(("epoch", trainer.progress.epoch_is_complete))
+
+    options = {"num_sanity_val_steps": 0, "val_check_interval": 4, "callbacks": Look()}
+    quiet(max_epochs=2, max_steps=12, **options).fit(Validated(), batches(), batches(2))
+    inside, end = [("start", False), ("validation", False)], [("start", True), ("validation", False)]
+    assert seen == [*inside, *end, ("epoch", True), *inside, ("epoch", False)]

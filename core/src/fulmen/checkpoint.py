@@ -15,6 +15,7 @@ The keys::
     loggers                     one per logger, in order: {"class", "state"}
     rng                         random states of the host and of the device
     data                        {phase: one position per loader}
+    ranks                       rng and data of every rank, where there are several
     run                         {"id", "module", "options", "plugins"}
 
 ``on_save_checkpoint`` hooks may add others. A checkpoint of weights only has neither optimizers, schedulers, callbacks,
@@ -67,10 +68,10 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state := datamodule.state_dict():
             checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
-        checkpoint.update(_training_state(run))
+        checkpoint.update(training_state(run))
     for hook in (*run.hooks.on_save_checkpoint, *run.late.on_save_checkpoint):
         hook(checkpoint)
-    return checkpoint
+    return run.runtime.strategy.portable(checkpoint)
 
 
 def save(run: Run, path: str | os.PathLike[str], weights_only: bool = False) -> None:
@@ -92,18 +93,25 @@ def save(run: Run, path: str | os.PathLike[str], weights_only: bool = False) -> 
         raise CheckpointError(failure)
 
 
-def _training_state(run: Run) -> dict[str, Any]:
+def training_state(run: Run) -> dict[str, Any]:
+    """What a checkpoint holds beyond the module and its data module. The same call on every rank."""
+    if run.carried is not None:
+        return run.carried
     strategy, progress = run.runtime.strategy, run.progress
     run.metrics.drain(wait=True)  # loggers say where their record ends: everything sent must have arrived
     position = {
         "progress": progress.state_dict(),
         "accumulate_grad_batches": run.accumulate,
         "stepped": run.stepped,
-        "window": run.step.state_dict() if run.step is not None else {},
+        "window": _open_window(run),
         "gradients": _open_gradients(run),
         "metrics": run.metrics.state_dict(),
     }
     done = position["progress"]["batch"]
+    own = {
+        "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
+        "data": {phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()},
+    }
     return {
         "loops": {"fit_loop": position},
         "optimizer_states": [strategy.optimizer_state(optimizer) for optimizer in run.optimizers],
@@ -111,8 +119,8 @@ def _training_state(run: Run) -> dict[str, Any]:
         "callbacks": {callback.state_key: state for callback in run.callbacks if (state := callback.state_dict())},
         "precision": run.runtime.precision.state_dict(),
         "loggers": [{"class": type(logger).__qualname__, "state": _logger_state(logger)} for logger in run.loggers],
-        "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
-        "data": {phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()},
+        **own,
+        "ranks": _of_all_ranks(run, own),
         "run": {
             "id": run.run_id,
             "module": type(run.module).__qualname__,
@@ -133,7 +141,32 @@ def _open_gradients(run: Run) -> dict[str, torch.Tensor]:
     """Gradients that wait for the rest of their accumulation window; nothing between steps."""
     if run.step is None or not run.step.position:
         return {}
-    return {name: p.grad for name, p in run.module.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in run.module.named_parameters() if p.grad is not None}
+    if run.runtime.world_size == 1:
+        return gradients
+    # Those of the ranks differ until the window is complete. Each rank continues with their mean, which gives the same sum.
+    return {name: run.runtime.strategy.all_reduce(gradient, "mean") for name, gradient in gradients.items()}
+
+
+def _open_window(run: Run) -> dict[str, Any]:
+    """The state of the accumulation window that is open; with the mean of the ranks' weights, for the same reason."""
+    state: dict[str, Any] = run.step.state_dict() if run.step is not None else {}
+    if run.runtime.world_size > 1 and state.get("weight") is not None:
+        weight = torch.as_tensor(state["weight"], dtype=torch.float32, device=run.device)
+        state["weight"] = run.runtime.strategy.all_reduce(weight, "mean")
+    return state
+
+
+def _of_all_ranks(run: Run, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each rank has of its own, on rank 0 and all others; nothing in one process."""
+    count = run.runtime.world_size
+    return [run.runtime.broadcast(own, rank) for rank in range(count)] if count > 1 else []
+
+
+def own_part(run: Run, checkpoint: Mapping[str, Any], key: str) -> Any:
+    """The part of this rank; that of rank 0 where the checkpoint was made by another number of ranks."""
+    ranks = checkpoint.get("ranks", [])
+    return (ranks[run.runtime.global_rank] if len(ranks) == run.runtime.world_size else checkpoint).get(key, {})
 
 
 def _hyperparameters(owner: Any, name_key: str, key: str) -> dict[str, Any]:
@@ -188,7 +221,8 @@ def find_checkpoint(ckpt_path: Any, trainer: Any, callbacks: list[Callback], mod
             )
         return found
     folders = [folder for callback in savers for folder in callback.folders(trainer)]
-    newest = newest_checkpoint(folders, lambda checkpoint: checkpoint.get("run", {}).get("module") == module)
+    others = [found for callback in savers for found in callback.elsewhere(trainer)]
+    newest = newest_checkpoint(folders, lambda checkpoint: checkpoint.get("run", {}).get("module") == module, others)
     if newest is None:
         warn(
             "no-checkpoint", f"ckpt_path='last': there is none of a {module} in {listing(folders)}; starting from the beginning"
@@ -305,5 +339,6 @@ def finish_resuming(run: Run) -> None:
     if checkpoint is None:
         return
     run.step.load_state_dict(checkpoint["loops"]["fit_loop"]["window"])
-    set_random_state(checkpoint["rng"])
-    run.runtime.accelerator.set_random_state(checkpoint["rng"]["device"])
+    states = own_part(run, checkpoint, "rng")
+    set_random_state(states)
+    run.runtime.accelerator.set_random_state(states["device"])

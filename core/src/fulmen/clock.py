@@ -46,5 +46,18 @@ class Clock:
             alarm.due = monotonic() + alarm.seconds  # measured from the end: a slow action cannot pile up
         self._reset()
 
+    def due(self, now: float) -> int:
+        """The alarms that are due at ``now``, as bits: in a distributed run, one rank looks and all of them ring."""
+        if self.next_due is None or now < self.next_due:
+            return 0
+        return sum(1 << index for index, alarm in enumerate(self._alarms) if alarm.due <= now)
+
+    def ring_alarms(self, which: int) -> None:
+        """Do what :meth:`due` found, by the order in which the alarms were set, which is the same on every rank."""
+        for alarm in [alarm for index, alarm in enumerate(self._alarms) if which >> index & 1]:
+            alarm.action()
+            alarm.due = monotonic() + alarm.seconds
+        self._reset()
+
     def _reset(self) -> None:
         self.next_due = min((alarm.due for alarm in self._alarms), default=None)

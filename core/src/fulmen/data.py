@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fulmen.batches import move_to_device
 from fulmen.combined import CombinedLoader, Mode, is_collection
+from fulmen.contracts.accelerator import Accelerator
 from fulmen.contracts.data_hooks import DataHooks
 from fulmen.contracts.datamodule import DataModule
 from fulmen.contracts.module import Module
@@ -30,6 +32,7 @@ LOADER_METHODS = {
     "predict": "predict_dataloader",
 }
 """Phase -> the method that gives its loaders."""
+TRANSFER = "transfer_batch_to_device"
 
 
 class Loaders:
@@ -75,8 +78,8 @@ class Loaders:
 
     # ---- Training
 
-    def iterate(self, epoch: int, done: int, move: Move | None) -> Iterator[Any]:
-        """The batches of an epoch on their device, from batch ``done`` on."""
+    def iterate(self, epoch: int, done: int) -> Iterator[Any]:
+        """The batches of an epoch, from batch ``done`` on."""
         iterators = [source.begin(epoch) for source in self.sources]
         remaining = None if self.total == float("inf") else max(0, int(self.total) - done)
         if self._single:
@@ -85,8 +88,12 @@ class Loaders:
             counted = [_counted(source, iterator) for source, iterator in zip(self.sources, iterators, strict=True)]
             restart = lambda index: _counted(self.sources[index], self.sources[index].begin(epoch))  # noqa: E731
             batches = (batch for batch, _, _ in self.combined.combine(counted, restart, done))
-        batches = islice(batches, remaining)
-        return batches if move is None else map(move, batches)
+        return islice(batches, remaining)
+
+    def gives_ahead(self, index: int = 0) -> bool:
+        """Whether a batch of a loader may be taken before it is used; see :attr:`Source.gives_ahead`."""
+        alone = self._single or self.combined.mode == "sequential"
+        return alone and self.sources[index].gives_ahead
 
     @property
     def _single(self) -> bool:
@@ -212,16 +219,27 @@ def make_move(
     module: Module, datamodule: DataModule | None, device: torch.device, precision: Precision, dataloader_idx: int
 ) -> Move | None:
     """The function that brings a batch to the device; ``None`` where there is nothing to do."""
-    steps: list[Move] = []
-    for name in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
-        owner = data_owner(name, module, datamodule)
-        method = getattr(owner, name)
-        moving = name == "transfer_batch_to_device"
-        if overrides(owner, name, DataHooks) or (moving and device.type != "cpu"):
-            arguments = (device, dataloader_idx) if moving else (dataloader_idx,)
-            steps.append(_with_arguments(method, arguments, name))
-        if moving and overrides(precision, "convert_input", Precision):
-            steps.append(precision.convert_input)
+    copy = _user_steps(TRANSFER, module, datamodule, (device, dataloader_idx), always=device.type != "cpu")
+    before = _user_steps("on_before_batch_transfer", module, datamodule, (dataloader_idx,))
+    return _in_sequence([*before, *copy, *_finishing(module, datamodule, precision, dataloader_idx)])
+
+
+def _finishing(module: Module, datamodule: DataModule | None, precision: Precision, dataloader_idx: int) -> list[Move]:
+    """What is done to a batch on its device."""
+    converts = [precision.convert_input] if overrides(precision, "convert_input", Precision) else []
+    return [*converts, *_user_steps("on_after_batch_transfer", module, datamodule, (dataloader_idx,))]
+
+
+def _user_steps(
+    name: str, module: Module, datamodule: DataModule | None, arguments: tuple[Any, ...], always: bool = False
+) -> list[Move]:
+    """A data hook where somebody overrides it, or ``always``."""
+    owner = data_owner(name, module, datamodule)
+    acts = always or overrides(owner, name, DataHooks)
+    return [_with_arguments(getattr(owner, name), arguments, name)] if acts else []
+
+
+def _in_sequence(steps: list[Move]) -> Move | None:
     if not steps:
         return None
     return steps[0] if len(steps) == 1 else lambda batch: _chain(steps, batch)
@@ -264,10 +282,18 @@ def loaders_of(run: Run, phase: str) -> Loaders:
     phase = "validate" if phase == "sanity_check" else phase
     if phase not in run.loaders:
         run.loaders[phase] = _make_loaders(run, phase)
-        saved = (run.resumed or {}).get("data", {}).get(phase)
+        saved = own_data(run, phase)
         if saved is not None:
             run.loaders[phase].load_state_dict(saved)
     return run.loaders[phase]
+
+
+def own_data(run: Run, phase: str) -> Any:
+    """Where this rank stood in the data of a phase when the checkpoint was made; that of rank 0 with another number of ranks."""
+    checkpoint = run.resumed or {}
+    ranks = checkpoint.get("ranks", [])
+    own = ranks[run.runtime.global_rank] if len(ranks) == run.runtime.world_size else checkpoint
+    return own.get("data", {}).get(phase)
 
 
 def _make_loaders(run: Run, phase: str) -> Loaders:
@@ -286,6 +312,15 @@ def _make_loaders(run: Run, phase: str) -> Loaders:
     )
 
 
+def another_pass(run: Run) -> Iterator[Any]:
+    """The batches of one more pass over the training data, on their device. The training's own position stays where it is."""
+    loaders = _make_loaders(run, "train")
+    try:
+        yield from on_device(run, loaders.iterate(run.progress.epoch, 0), loaders)
+    finally:
+        loaders.close()
+
+
 def reload_loaders(run: Run) -> None:
     """Ask for new loaders where ``reload_dataloaders_every_n_epochs`` says so."""
     every = run.options.reload_dataloaders_every_n_epochs
@@ -294,6 +329,16 @@ def reload_loaders(run: Run) -> None:
             run.loaders[phase] = _make_loaders(run, phase)
 
 
-def mover(run: Run, dataloader_idx: int = 0) -> Move | None:
-    """What brings a batch to the device of a run; ``None`` where there is nothing to do."""
-    return make_move(run.module, run.datamodule, run.device, run.runtime.precision, dataloader_idx)
+def on_device(run: Run, batches: Iterator[Any], loaders: Loaders, index: int = 0) -> Iterator[Any]:
+    """The batches of a loader on the device of a run, brought there by its accelerator where that has a way of its own."""
+    module, datamodule, accelerator, precision = run.module, run.datamodule, run.runtime.accelerator, run.runtime.precision
+    own_copy = overrides(data_owner(TRANSFER, module, datamodule), TRANSFER, DataHooks)
+    if own_copy or not overrides(accelerator, "batches", Accelerator):
+        move = make_move(module, datamodule, run.device, precision, index)
+        return batches if move is None else map(move, batches)
+    prepare = _in_sequence(_user_steps("on_before_batch_transfer", module, datamodule, (index,)))
+    ahead = prepare is None and loaders.gives_ahead(index)
+    prepared = batches if prepare is None else map(prepare, batches)
+    moved = accelerator.batches(prepared, lambda batch: move_to_device(batch, run.device), ahead)
+    finish = _in_sequence(_finishing(module, datamodule, precision, index))
+    return moved if finish is None else map(finish, moved)

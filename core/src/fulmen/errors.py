@@ -47,7 +47,9 @@ class FulmenWarning(UserWarning):
 def warn(code: str, message: str) -> None:
     """Issue a :class:`FulmenWarning` whose text starts with ``[code]``, at the line outside fulmen that led to it."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_INSIDE) or frame.f_globals.get("__name__", "").startswith("fulmen_")
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(f"[{code}] {message}", FulmenWarning, stacklevel=level)
 

@@ -100,7 +100,7 @@ def resolve_hooks(
     callbacks = list(callbacks)
     owners: tuple[Callback | Module, ...] = (*callbacks, module)
     for owner in owners:
-        check_spelling(owner)
+        check_spelling(owner, trainer.runtime.strategy.step_hooks)
     first, last = Hooks(), Hooks()
     for name in (field.name for field in fields(Hooks)):
         chain = _plugin_hooks(name, trainer, module, plugins)
@@ -162,15 +162,15 @@ def accepting(function: Hook, count: int) -> Hook:
     return function if taken >= count else lambda *values: function(*values[:taken])
 
 
-def check_spelling(owner: Module | Callback) -> None:
-    """Refuse methods that look like hooks and would never be called.
+def check_spelling(owner: Module | Callback, called: Iterable[str] = ()) -> None:
+    """Refuse methods that look like hooks and would never be called; those in ``called`` are.
 
     Raises:
         ModuleError: ``owner`` has a method that Lightning used to call.
     """
     known = {name for name in dir(Callback) + dir(Module) if name.startswith("on_")}
     for name in dir(type(owner)):
-        if name in REMOVED:
+        if name in REMOVED and name not in called:
             raise ModuleError(f"{type(owner).__name__}.{name} would never be called: {REMOVED[name]}")
         if name.startswith("on_") and name not in known and (guess := did_you_mean(name, known)):
             warn("hook-spelling", f"{type(owner).__name__}.{name} is no hook and is never called{guess}")

@@ -21,6 +21,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "early_stopping": "early-stopping",
         "pruning": "pruning",
         "swa": "swa",
+        "ema": "swa",
         "optuna": "optuna",
     },
     "exporter": {"onnx": "onnx", "torchscript": "torchscript", "torch_export": "torchscript"},

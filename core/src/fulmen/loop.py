@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 
 from fulmen.checkpoint import finish_resuming
 from fulmen.contracts.module_hooks import ModuleHooks
-from fulmen.data import loaders_of, mover, reload_loaders
+from fulmen.data import loaders_of, on_device, reload_loaders
 from fulmen.errors import ModuleError
 from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
@@ -31,6 +32,7 @@ def fit(run: Run) -> None:
     announce(run)
     if run.validates and run.resumed is None:
         sanity_check(run)
+    run.agree()
     if loaders_of(run, "train").total and not run.must_stop():
         run.step, run.phase = make_step(run), "train"
         plan_validation(run)
@@ -71,14 +73,14 @@ def train_epoch(run: Run) -> None:
         progress.settled = LOGGED
         for hook in late_ends:
             hook(outputs, batch, batch_idx)
-        if clock.next_due is not None and monotonic() >= clock.next_due:
+        if clock.next_due is not None and not distributed and monotonic() >= clock.next_due:
             clock.ring(monotonic())
-        if distributed:
-            run.agree()
         if validate_every and not (progress.batches if across_epochs else progress.batch) % validate_every:
             run.validation_requested = True
         if run.validation_requested and progress.batch < num_batches:
             validate(run)
+        if distributed:
+            run.agree()  # synchronises the ranks, not the device
         if (run.stop_requested or progress.step >= max_steps) and run.must_stop():
             stopping = progress.batch < num_batches or run.stop_now
             break
@@ -87,8 +89,28 @@ def train_epoch(run: Run) -> None:
 
 def training_batches(run: Run) -> Iterator[Any]:
     """The batches of the epoch on their device, from where the run stands; measured where there is a profiler."""
-    batches = run.loaders["train"].iterate(run.progress.epoch, run.progress.batch, mover(run))
-    return batches if run.profiler is None else run.profiler.iterate(run.loaders["train"].name, batches)
+    loaders = run.loaders["train"]
+    batches = loaders.iterate(run.progress.epoch, run.progress.batch)
+    if run.runtime.world_size > 1:
+        batches = while_all_have_one(run, batches)
+    batches = on_device(run, batches, loaders)
+    return batches if run.profiler is None else run.profiler.iterate(loaders.name, batches)
+
+
+def while_all_have_one(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
+    """``batches`` until one rank has no more: a step with fewer ranks would wait for them for ever.
+
+    Where every rank knows its number of batches, they agree on the smallest once; else before each batch, through the host.
+    """
+    total, strategy = run.loaders["train"].total, run.runtime.strategy
+    smallest = -float(strategy.all_reduce(torch.tensor(-float(total), device=run.device), "max"))  # synchronises: once per epoch
+    unknown = strategy.agree(int(total == float("inf")))
+    if not unknown:
+        yield from islice(batches, max(0, int(smallest) - run.progress.batch))
+        return
+    ended = object()
+    while not strategy.agree(int((batch := next(batches, ended)) is ended)):
+        yield batch
 
 
 def begin_epoch(run: Run) -> None:
@@ -125,6 +147,7 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
         settle(run, SCHEDULED, lambda: advance_schedulers(run, "epoch", plateau=False))
     if not skipped and validation_is_due(run, at_end=True, stopping=stopping):
         validate(run)
+    metrics.position = progress.batches
     metrics.reduce("train", batches=True)
     if not stopping:
         settle(run, PLATEAU, lambda: advance_schedulers(run, "epoch", plateau=True))
@@ -140,6 +163,7 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
         hook()
     if not stopping:
         progress.epoch, progress.batch, progress.settled = progress.epoch + 1, 0, BATCH
+    run.agree()
 
 
 def settle(run: Run, state: int, action: Any) -> None:
@@ -220,16 +244,15 @@ def evaluate_batches(
     """Run the step of a phase on every batch of every loader."""
     metrics, clock, loaders = run.metrics, run.clock, loaders_of(run, phase)
     several = len(loaders.num_batches) > 1
-    step = evaluation_step(run, phase, several)
+    step, alone = evaluation_step(run, phase, several), run.runtime.world_size == 1  # ranks may have different counts
     starts = hooks[0].batch_start + hooks[1].batch_start
     ends = hooks[0].batch_end + hooks[1].batch_end
     outputs: list[list[Any]] = []
     for index, batches in loaders.each(run.progress.epoch, limit):
         outputs.append([])
-        move = mover(run, index)
         if phase != "predict":
             metrics.enter(phase, batches=True, dataloader_idx=index if several else None)
-        moved = batches if move is None else map(move, batches)
+        moved = on_device(run, batches, loaders, index)
         timed = moved if run.profiler is None else run.profiler.iterate(loaders.name, moved)
         for batch_idx, batch in enumerate(timed):
             metrics.batch = batch
@@ -243,7 +266,7 @@ def evaluate_batches(
             run.progress.evaluated += phase != "sanity_check"
             if keep:
                 outputs[-1].append(output)
-            if clock.next_due is not None and monotonic() >= clock.next_due:
+            if clock.next_due is not None and alone and monotonic() >= clock.next_due:
                 clock.ring(monotonic())
     return outputs
 
@@ -265,6 +288,7 @@ def publish(run: Run, phase: Phase) -> list[dict[str, float]]:
     if phase in ("predict", "sanity_check"):
         metrics.discard(phase)
         return []
+    metrics.position = run.progress.batches
     per_loader = metrics.reduce(phase, batches=True) or [{}]
     around = {key: value for found in metrics.reduce(phase, batches=False) for key, value in found.items()}
     metrics.send(max(0, run.progress.updates - 1))
@@ -279,7 +303,7 @@ def evaluation_mode(run: Run, phase: Phase) -> Iterator[None]:
     module, before = run.module, run.phase
     modes = [(part, part.training) for part in module.modules()]
     name = {"sanity_check": "validation", "validate": "validation"}.get(phase, phase)
-    inference = run.options.inference_mode and run.stage != "fit"
+    inference = run.options.inference_mode and run.stage != "fit" and run.runtime.accelerator.supports_inference_mode
     run.phase = phase
     try:
         with torch.inference_mode() if inference else torch.no_grad():

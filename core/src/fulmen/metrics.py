@@ -165,11 +165,13 @@ class Metrics:
         self.dtype = torch.float64 if accelerator.supports_float64 else torch.float32
         self.batch: Any = None  # the batch that weighs what is logged now
         self.epoch = 0  # goes along with every row
+        self.position = 0  # training batches done when epoch values are published
         self.logged: dict[str, float] = {}
         self.never_sent: set[str] = set()  # single values that no logging step has come for yet
         self._scope: Scope | None = None
         self._scopes: dict[tuple[str, bool, str], Scope] = {}
         self._published: dict[str, Value] = {}
+        self._positions: dict[str, int] = {}  # of what was published
         self._bar: dict[str, Value] = {}
         self._shown: dict[str, float] = {}
         self._arriving: Readback | None = None  # values for the bar on their way from the device
@@ -279,6 +281,7 @@ class Metrics:
         for meter in meters:
             if meter.on_step and meter.last is not None:
                 self._published[meter.step_key] = meter.last
+                self._positions[meter.step_key] = self.position
                 if meter.prog_bar:
                     self._bar[meter.step_key] = meter.last
                 if meter.fresh and meter.logger:
@@ -286,6 +289,7 @@ class Metrics:
             if meter in values:
                 self._publish(meter.epoch_key, values[meter], meter)
                 self._published[meter.name + meter.suffix] = values[meter]
+                self._positions[meter.name + meter.suffix] = self.position
         for metric in {id(meter.metric): meter.metric for meter in values if meter.metric is not None}.values():
             metric.reset()
         results = [{m.epoch_key: values[m] for m in scope.meters.values() if m in values} for scope in scopes]
@@ -304,6 +308,7 @@ class Metrics:
 
     def _publish(self, key: str, value: Value, meter: Meter) -> None:
         self._published[key] = value
+        self._positions[key] = self.position
         if meter.prog_bar:
             self._bar[key] = value
         if meter.logger:
@@ -340,6 +345,12 @@ class Metrics:
                 latest.update({m.step_key: m.last for m in scope.meters.values() if m.on_step and m.last is not None})
         return {key: value.clone() if isinstance(value, Tensor) else torch.tensor(value) for key, value in latest.items()}
 
+    def measured_at(self, name: str, now: int) -> int | None:
+        """Training batches done when the latest value of a name was measured: ``now`` for single values; ``None``: never."""
+        train = (scope for scope in self._scopes.values() if scope.phase == "train")
+        live = any(m.on_step and m.last is not None and m.step_key == name for s in train for m in s.meters.values())
+        return now if live else self._positions.get(name)
+
     def showing(self, wait: bool) -> dict[str, float]:
         """The values for the progress bar.
 
@@ -359,19 +370,42 @@ class Metrics:
             self._shown = readback.result()
         return self._shown
 
+    def show(self, logged: Mapping[str, float], bar: Mapping[str, float]) -> None:
+        """Take over what loggers and the progress bar had received in another process."""
+        self.logged, self._bar = dict(logged), dict(bar)
+
     # ---- State
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of an unfinished training epoch, and what was published."""
         scopes = [scope for scope in self._scopes.values() if scope.phase == "train"]
+        totals = self._shared_totals([meter for scope in scopes for meter in scope.meters.values()])
         return {
-            "epoch": [[scope.batches, [meter.state_dict() for meter in scope.meters.values()]] for scope in scopes],
+            "epoch": [[scope.batches, [{**m.state_dict(), **totals.get(m, {})} for m in scope.meters.values()]] for scope in scopes],
             "published": {key: value.clone() if isinstance(value, Tensor) else value for key, value in self._published.items()},
+            "positions": dict(self._positions),
         }
+
+    def _shared_totals(self, meters: list[Meter]) -> dict[Meter, dict[str, Any]]:
+        """For meters with ``sync_dist``, a total from which all ranks can go on: together they have what they had together."""
+        synced = [m for m in meters if m.on_epoch and m.sync and m.metric is None and m.total is not None]
+        if self.strategy.world_size == 1 or not synced:
+            return {}
+        check_same_names([f"{meter.epoch_key}:{meter.reduce}" for meter in synced], self.strategy)
+        kept = [(meter.total, meter.weight) for meter in synced]
+        exchange_all(synced, self.strategy)
+        found: dict[Meter, dict[str, Any]] = {}
+        for meter, before in zip(synced, kept, strict=True):
+            parts = 1 if meter.reduce in ("min", "max") else self.strategy.world_size
+            assert meter.total is not None
+            found[meter] = {"total": meter.total / parts, "weight": meter.weight / parts}
+            meter.total, meter.weight = before
+        return found
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Continue an epoch."""
         self._published = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["published"].items()}
+        self._positions = dict(state.get("positions", {}))
         for batches, meters in state["epoch"]:
             self.enter("train", batches=batches)
             assert self._scope is not None
@@ -392,9 +426,14 @@ def combine_over_ranks(meters: list[Meter], strategy: Strategy) -> dict[Meter, V
     if strategy.world_size > 1:
         synced = [meter for meter in ready if meter.sync and meter.metric is None]
         check_same_names([f"{meter.epoch_key}:{meter.reduce}" for meter in synced], strategy)
-        _exchange([meter for meter in synced if meter.reduce in ("mean", "sum")], strategy)
-        _exchange([meter for meter in synced if meter.reduce in ("min", "max")], strategy)
+        exchange_all(synced, strategy)
     return {meter: meter.value() for meter in ready}
+
+
+def exchange_all(meters: list[Meter], strategy: Strategy) -> None:
+    """Combine the totals of meters over all ranks, in at most two exchanges."""
+    _exchange([meter for meter in meters if meter.reduce in ("mean", "sum")], strategy)
+    _exchange([meter for meter in meters if meter.reduce in ("min", "max")], strategy)
 
 
 def check_same_names(names: list[str], strategy: Strategy) -> None:

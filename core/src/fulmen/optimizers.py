@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Optimizer
@@ -35,10 +35,12 @@ class SchedulerConfig:
     """What the learning-rate monitor calls it."""
     reduce_on_plateau: bool = False
     """Whether ``step`` takes the monitored value. Always so for PyTorch's ReduceLROnPlateau."""
+    suspended: bool = field(default=False, init=False)
+    """Whether it rests, because a callback sets the learning rate instead."""
 
     def due(self, interval: str, count: int) -> bool:
         """Whether to advance after ``count`` epochs or steps."""
-        return self.interval == interval and count % self.frequency == 0
+        return self.interval == interval and count % self.frequency == 0 and not self.suspended
 
 
 def configured_optimizers(module: Module) -> tuple[list[Optimizer], list[SchedulerConfig]]:
@@ -98,7 +100,7 @@ def _parse_mapping(found: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     return [found["optimizer"]], [] if scheduler is None else [scheduler]
 
 
-_KEYS = tuple(field.name for field in fields(SchedulerConfig))
+_KEYS = tuple(field.name for field in fields(SchedulerConfig) if field.init)
 
 
 def _config(found: Any) -> SchedulerConfig:

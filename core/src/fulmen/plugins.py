@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class PluginSet:
         self.registry = Registry()
         self.plugins: dict[str, Plugin] = {}
         self.environment, self.project, self.autoload = environment, project, autoload
+        self.given: list[Any] = []
         self._problems = problems
         self._warnings: list[tuple[str, str]] = []
 
@@ -104,6 +106,7 @@ class PluginSet:
             problems.append(str(error))
             settings = (PluginSettings("FULMEN_PLUGINS"), PluginSettings("pyproject.toml"), True)
         found = cls(*settings, problems=problems)
+        found.given = given
         found._add(Plugin("builtin", BUILTIN, "fulmen", version(), enabled_by="fulmen"), named=True)
         found._add_installed([plugin for plugin in given if isinstance(plugin, str)])
         for plugin in given:
@@ -212,6 +215,18 @@ class PluginSet:
         """The plugins that work and are not disabled, as a checkpoint records them."""
         usable = [plugin for plugin in self.plugins.values() if plugin.status in ("enabled", "available")]
         return [{"name": p.name, "distribution": p.distribution, "version": p.version, "status": p.status} for p in usable]
+
+    # ---- Another process
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was given: a new process finds the rest by itself. Modules travel by name."""
+        return {"given": [(None, each.__name__) if inspect.ismodule(each) else (each,) for each in self.given]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        given = [each[0] if len(each) == 1 else importlib.import_module(each[1]) for each in state["given"]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the process that this comes from has issued them
+            self.__dict__.update(PluginSet.discover(given).__dict__)
 
     # ---- Discovery
 

@@ -27,6 +27,15 @@ class Progress:
     settled: int = BATCH
     """What has been done after the latest batch: one of the constants above."""
 
+    @property
+    def epoch_is_complete(self) -> bool:
+        """Whether all batches of the epoch are done, in the hooks that follow them: those of its validation and of its end.
+
+        Not where an epoch was cut short by a stop: ``on_train_epoch_end`` is called there too, and again when a resumed run
+        has completed it.
+        """
+        return self.settled == SCHEDULED or self.settled >= PLATEAU
+
     def state_dict(self) -> dict[str, int]:
         """These integers; an ended epoch is written as the start of the next."""
         state = asdict(self)

@@ -35,9 +35,7 @@ class Readback:
         stacked = torch.stack([tensor.reshape(()).to(dtype) for tensor in tensors.values()])
         event = None
         if device.type != "cpu":
-            stacked = stacked.to("cpu", non_blocking=True)
-            event = torch.Event(device)
-            event.record()
+            stacked, event = _queued(stacked)
         self._copies.append((list(tensors), stacked, event))
 
     @property
@@ -53,6 +51,20 @@ class Readback:
                 event.synchronize()  # the one place where metrics wait for a device
             found.update(zip(names, map(float, copy.tolist()), strict=True))
         return {name: found[name] for name in self._order}
+
+
+def _queued(values: Tensor) -> tuple[Tensor, torch.Event | None]:
+    """The copy of ``values`` on the host and the event that tells when it is complete.
+
+    Where the device has no events there is none, and this waits: at logging steps.
+    """
+    copy = values.to("cpu", non_blocking=True)
+    try:
+        event = torch.Event(values.device)
+        event.record()
+    except (NotImplementedError, RuntimeError):  # a device without events
+        return values.cpu(), None
+    return copy, event
 
 
 def _without_loss(dtype: torch.dtype) -> torch.dtype:

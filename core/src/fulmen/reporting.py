@@ -12,7 +12,7 @@ from fulmen.state import Run
 
 
 def announce(run: Run) -> None:
-    """Send hyper-parameters and options to the loggers, once, before the first metrics.
+    """Send options, hyper-parameters and the module to the loggers, once, before the first metrics.
 
     Raises:
         ConfigurationError: Module and data module have a hyper-parameter of the same name with different values.
@@ -36,6 +36,8 @@ def announce(run: Run) -> None:
     run.log_rows(lambda logger: logger.log_config(config))
     if params:
         run.log_rows(lambda logger: logger.log_hyperparams(params))
+    run.log_rows(lambda logger: logger.log_graph(run.module))
+    run.log_rows(lambda logger: logger.log_graph(run.module))
 
 
 def report_unsent(run: Run) -> None:

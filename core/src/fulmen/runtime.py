@@ -28,8 +28,9 @@ from fulmen.contracts.strategy import ReduceOp, Strategy
 from fulmen.errors import ConfigurationError, PluginError, listing, warn
 from fulmen.hooks import overrides
 from fulmen.known import KNOWN, install_line
+from fulmen.optimizers import OptimizerHandle
 from fulmen.plugins import PluginSet
-from fulmen.source import distributed
+from fulmen.source import Source, distributed
 from fulmen.storage import read_checkpoint, write_checkpoint
 
 Result = TypeVar("Result")
@@ -70,14 +71,17 @@ class Runtime:
         self.accelerator = choose_accelerator(accelerator, self.plugins)
         indices = self.accelerator.parse_devices(devices)
         found = self.accelerator.devices(indices)
-        if strategy == "auto":
-            strategy = "single_device" if len(found) == 1 and num_nodes == 1 else "ddp"
-        self.strategy: Strategy = self.plugins.build("strategy", strategy)
         self.environment = environment or detect_environment(self.plugins)
+        if strategy == "auto":
+            several = self.environment is not None and self.environment.world_size() > 1
+            alone = len(found) == 1 and num_nodes == 1 and not several
+            strategy = self.accelerator.default_strategy or ("single_device" if alone else "ddp")
+        self.strategy: Strategy = self.plugins.build("strategy", strategy)
         self.strategy.connect(self.accelerator, found, num_nodes, self.environment)
         if isinstance(precision, (str, int)) or precision is None:
             precision = PRECISIONS.get(str(precision), str(precision))
         self.precision: Precision = self.plugins.build("precision", precision)
+        self.precision.connect(found[0])
         self.devices, self.num_nodes = found, num_nodes
         self._open = False
 
@@ -179,7 +183,7 @@ class Runtime:
         """``loaders`` with each rank seeing its share, and batches arriving on the device. One in, one out."""
         arguments = self.strategy.sampler_arguments() if use_distributed_sampler else None
         shared = [loader if arguments is None else distributed(loader, arguments, shuffle=True, seed=0) for loader in loaders]
-        made = [DeviceLoader(loader, self.device) for loader in shared]
+        made = [DeviceLoader(loader, self.device, self.accelerator) for loader in shared]
         return made[0] if len(made) == 1 else made
 
     def init_module(self) -> AbstractContextManager[Any]:
@@ -233,10 +237,19 @@ class Runtime:
 
         Returns:
             The norm before, for ``"norm"``.
+
+        Raises:
+            ConfigurationError: The algorithm is another, or a module is given where the precision scales gradients.
         """
         if isinstance(subject, nn.Module):
+            if overrides(self.precision, "unscale", Precision):
+                raise ConfigurationError(
+                    f"the gradients of a module cannot be clipped in precision {self.precision.name!r}, which scales them for "
+                    "each optimizer: pass the optimizer to clip_gradients"
+                )
             parameters = list(subject.parameters())
         else:
+            self.precision.unscale(subject.optimizer if isinstance(subject, OptimizerHandle) else subject)
             parameters = [parameter for group in subject.param_groups for parameter in group["params"]]
         if algorithm == "norm":
             return self.strategy.clip_grad_norm(parameters, value)
@@ -272,7 +285,7 @@ class Runtime:
             path: Where to.
             state: Plain data, and modules, optimizers and other objects with ``state_dict``.
         """
-        payload = {key: self._state_of(value) for key, value in state.items()}
+        payload = self.strategy.portable({key: self._state_of(value) for key, value in state.items()})
         if self.is_global_zero:
             write_checkpoint(payload, path)
         self.barrier("save")
@@ -332,14 +345,16 @@ class PreciseModule(nn.Module):
 
 
 class DeviceLoader:
-    """A loader whose batches arrive on a device."""
+    """A loader whose batches arrive on a device, brought there by an accelerator where that has a way of its own."""
 
-    def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
-        self.loader, self.device = loader, device
+    def __init__(self, loader: Iterable[Any], device: torch.device, accelerator: Accelerator | None = None) -> None:
+        self.loader, self.device, self.accelerator = loader, device, accelerator
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.loader:
-            yield move_to_device(batch, self.device)
+        move = lambda batch: move_to_device(batch, self.device)  # noqa: E731
+        if self.accelerator is None:
+            return map(move, self.loader)
+        return self.accelerator.batches(iter(self.loader), move, ahead=Source(self.loader, "loader").gives_ahead)
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -360,9 +375,10 @@ def choose_accelerator(spec: str | Mapping[str, Any] | Accelerator, plugins: Plu
     if spec != "auto":
         accelerator: Accelerator = plugins.build("accelerator", spec)
         if not accelerator.is_available():
+            advice = f"{accelerator.advice()}, or " if accelerator.advice() else ""
             raise ConfigurationError(
                 f"accelerator {accelerator.name!r} finds no device on this machine (available: "
-                f"{listing(_answering('accelerator', 'is_available', plugins))}); use 'auto'"
+                f"{listing(_answering('accelerator', 'is_available', plugins))}); {advice}use 'auto'"
             )
         return accelerator
     for name in _answering("accelerator", "is_available", plugins):
@@ -393,6 +409,8 @@ def _answering(kind: str, question: str, plugins: PluginSet) -> Iterator[str]:
 
 def _warn_of_idle_device(chosen: Accelerator, plugins: PluginSet) -> None:
     """Say so where PyTorch sees a device that no installed accelerator uses."""
+    if chosen.name != "cpu":  # asking torch may start the driver, which a process that is forked later does not survive
+        return
     if not torch.accelerator.is_available():  # torch 2.6 raises below where there is none
         return
     seen = torch.accelerator.current_accelerator()

@@ -48,6 +48,17 @@ class Source:
         """
         return len(self.loader)  # type: ignore[arg-type]
 
+    @property
+    def gives_ahead(self) -> bool:
+        """Whether taking a batch before it is used leaves no trace.
+
+        So it is where batches lie ready, or workers load them and nobody but the trainer keeps the position.
+        """
+        loader = self.loader
+        if not isinstance(loader, DataLoader):
+            return isinstance(loader, (list, tuple))
+        return loader.num_workers > 0 and type(loader).__iter__ is DataLoader.__iter__ and not _is_stateful(loader)
+
     def begin(self, epoch: int) -> Iterator[Any]:
         """Start an iteration, or continue the one that a checkpoint interrupted."""
         for part in (self.loader, *_samplers(self.loader), getattr(self.loader, "dataset", None)):
@@ -185,8 +196,20 @@ def distributed(loader: Any, arguments: dict[str, int], shuffle: bool, seed: int
         return loader
     shuffled = shuffle and isinstance(loader.sampler, RandomSampler)
     ranks = arguments["num_replicas"], arguments["rank"]
-    sampler: DistributedSampler[Any] = DistributedSampler(loader.dataset, *ranks, shuffle=shuffled, seed=seed)
-    return with_sampler(loader, sampler)
+    once = not shuffle and len(loader.dataset) >= ranks[0]  # type: ignore[arg-type]  # every rank must have a sample
+    kind: type[DistributedSampler[Any]] = EachOnce if once else DistributedSampler
+    return with_sampler(loader, kind(loader.dataset, *ranks, shuffle=shuffled, seed=seed))
+
+
+class EachOnce(DistributedSampler[Any]):
+    """Gives every sample to exactly one rank, for evaluation: metrics over all ranks are exact. Ranks may differ by one."""
+
+    def __init__(self, dataset: Any, num_replicas: int, rank: int, shuffle: bool, seed: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False, seed=seed)
+        self.num_samples = len(range(rank, len(dataset), num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
 
 
 def in_order(loader: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -89,6 +90,10 @@ class Run:
     """Whether somebody asked for the stop, rather than that the maximum of epochs or steps was reached."""
     stop_now: bool = False
     """Whether it is to stop at the next step, without validation and whatever the minimum of epochs and steps."""
+    asked: int = 0
+    """In a distributed run, a stop that was requested on this rank and that the others do not know of yet: 1, or 3 for now."""
+    carried: dict[str, Any] | None = None
+    """The training state at the end of a run that took place in another process."""
     resumed: dict[str, Any] | None = None
     """The checkpoint that this run resumes from, until its last part is applied."""
     run_id: str = ""
@@ -107,10 +112,20 @@ class Run:
         return self.runtime.device
 
     def agree(self) -> None:
-        """Share requests to stop between the ranks, so that all of them stop after the same step."""
-        flags = self.runtime.strategy.agree(self.stop_requested + 2 * self.stop_now)
-        if flags and not (self.stop_requested and self.stop_now):
-            self.request_stop("another rank asked to stop", now=bool(flags & 2))
+        """Share requests to stop, and alarms, between the ranks, so that all of them act after the same step.
+
+        The same call on every rank. Between two calls, a request waits: a rank that stopped by itself would leave the
+        others behind. By time, rank 0 decides: the clocks of ranks differ.
+        """
+        if self.runtime.world_size == 1:
+            return
+        due = self.clock.due(monotonic()) if self.runtime.global_rank == 0 else 0
+        flags = self.runtime.strategy.agree(self.asked + 4 * due)
+        if flags & 3:
+            self.stop_reason = self.stop_reason or "another rank asked to stop"
+            self.stop_requested, self.stop_now = True, self.stop_now or bool(flags & 2)
+        if flags >> 2:
+            self.clock.ring_alarms(flags >> 2)
 
     def request_stop(self, reason: str, now: bool = False) -> None:
         """Ask the loop to end after the current step. The first reason stays.
@@ -120,6 +135,9 @@ class Run:
             now: Also without validation, and before ``min_epochs`` and ``min_steps``.
         """
         self.stop_reason = self.stop_reason or reason
+        if self.active and self.runtime.world_size > 1:
+            self.asked |= 3 if now else 1  # until all ranks know
+            return
         self.stop_requested = True
         self.stop_now = self.stop_now or now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,7 +86,8 @@ class AutomaticStep:
         # What nobody overrides is not called: None stands for loss.backward(), drop_gradients() and optimizer.step().
         own_backward = overrides(module, "backward", Module) or overrides(strategy, "backward", Strategy)
         own_backward = own_backward or overrides(precision, "scale_loss", Precision)
-        self.backward = self._profiled("backward", _plain_backward, run.runtime.backward if own_backward else None)
+        backward = partial(run.runtime.backward, module=module) if own_backward else None
+        self.backward = self._profiled("backward", _plain_backward, backward)
         own_zero_grad = overrides(module, "optimizer_zero_grad", Module) or overrides(self.optimizer, "zero_grad", Optimizer)
         self.zero_grad = module.optimizer_zero_grad if own_zero_grad else None
         self.unscale = self._optional(precision, "unscale", Precision)
@@ -169,6 +171,8 @@ class AutomaticStep:
 
     def finish_window(self) -> None:
         """Update the parameters with the gradients of the window, if it has any. Also ends a window cut short."""
+        if self.no_sync is not None and 0 < self.position < self.window:
+            self.exchange_gradients()
         if self.counted:
             self.prepare_update()
             if self.update is None:
@@ -187,6 +191,13 @@ class AutomaticStep:
             hook(self.optimizer)
         if self.clip is not None:
             self.clip(self.optimizer, self.run.options.gradient_clip_val, self.run.options.gradient_clip_algorithm)
+
+    def exchange_gradients(self) -> None:
+        """Average the gradients of a window cut short: its last batch was not expected to be the last, so nobody has done it."""
+        strategy = self.run.runtime.strategy
+        for parameter in (p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad):
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = strategy.all_reduce(gradient, "mean")
 
     def rescale_gradients(self) -> None:
         """Divide by the weight of the whole window on all ranks, or by the batches that it has instead of those planned."""
@@ -304,6 +315,8 @@ class ClosureStep(AutomaticStep):
             else:  # no loss: what the batch before left must not be applied again
                 self.optimizer.zero_grad()
             loss = read_loss(self.outputs)[0]
+            if loss is not None and run.runtime.world_size > 1:  # the optimizer decides by it: alike on all ranks
+                return run.runtime.strategy.all_reduce(loss.detach(), "mean")
             return torch.zeros(()) if loss is None else loss
 
         run.module.optimizer_step(run.progress.epoch, batch_idx, run.optimizer_handles[0], closure)

@@ -75,8 +75,10 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> None:
 
 
 def newest_checkpoint(
-    folders: Iterable[str | os.PathLike[str]], accept: Callable[[dict[str, Any]], bool] = lambda checkpoint: True
-) -> Path | None:
+    folders: Iterable[str | os.PathLike[str]],
+    accept: Callable[[dict[str, Any]], bool] = lambda checkpoint: True,
+    others: Iterable[tuple[float, str]] = (),
+) -> Path | str | None:
     """The checkpoint (``*.ckpt``) in ``folders`` that was written last, verifies and is accepted; ``None``: there is none.
 
     Warns with code ``checkpoint-skipped`` for each newer file that is damaged, and says why.
@@ -84,11 +86,14 @@ def newest_checkpoint(
     Args:
         folders: Local folders; those that do not exist are passed over.
         accept: Decides by the contents, whose tensors have shapes and no values.
+        others: Also these: when each was written, in seconds since 1970, and its URL.
     """
-    found = [path for folder in folders for path in Path(folder).glob("*.ckpt") if path.is_file()]
-    for path in sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True):
+    local = [path for folder in folders for path in Path(folder).glob("*.ckpt") if path.is_file()]
+    found: list[tuple[float, Path | str]] = [(path.stat().st_mtime, path) for path in local]
+    found.extend(others)
+    for _, path in sorted(found, key=lambda each: (each[0], os.path.basename(each[1])), reverse=True):
         try:
-            checkpoint = _read_local(path, str(path), "meta")
+            checkpoint = read_checkpoint(path, "meta")
         except CheckpointError as error:
             warn("checkpoint-skipped", f"{error}; taking an older one")
         else:

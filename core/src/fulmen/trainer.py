@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any, Literal, NoReturn
 
+import torch
+
 from fulmen import loop
-from fulmen.checkpoint import save
+from fulmen.batches import move_to_device
+from fulmen.checkpoint import collect, save
 from fulmen.contracts.accelerator import Accelerator
 from fulmen.contracts.callback import Callback
 from fulmen.contracts.data_hooks import Stage
@@ -22,6 +26,7 @@ from fulmen.contracts.profiler import Profiler
 from fulmen.contracts.strategy import Strategy
 from fulmen.data import loaders_of
 from fulmen.errors import ConfigurationError, ModuleError, did_you_mean
+from fulmen.handover import earlier_run, ending_of, take_over
 from fulmen.lifecycle import running
 from fulmen.metrics import Metrics
 from fulmen.options import Duration, Limit, Options
@@ -125,6 +130,7 @@ class Trainer(TrainerView):
         self._loggers = make_loggers(logger, self.options, self.plugins)
         self._given_callbacks = make_callbacks(callbacks, self.options, self.plugins)
         self._run = self._fit_run = None
+        self._earlier: tuple[Progress, str] | None = None
 
     # ---- Stages
 
@@ -150,7 +156,7 @@ class Trainer(TrainerView):
             CheckpointError: ``ckpt_path`` cannot be read, or does not fit.
         """
         if self.runtime.must_launch:
-            return self.runtime.launch(self.fit, model, train_dataloaders, val_dataloaders, datamodule, ckpt_path)
+            return self._launch("fit", model, train_dataloaders, val_dataloaders, datamodule, ckpt_path)
         run = self._begin("fit", model, {"train": train_dataloaders, "validate": val_dataloaders}, datamodule)
         with running(run, ckpt_path):
             loop.fit(run)
@@ -209,10 +215,10 @@ class Trainer(TrainerView):
             What ``predict_step`` returned, one entry per batch; with several loaders, one such list for each. ``None``
             where predictions are not returned.
         """
-        if self.runtime.must_launch:
-            return self.runtime.launch(self.predict, model, dataloaders, datamodule, return_predictions, ckpt_path)
-        keep = return_predictions is not False
         module, path = self._module_and_path(model, ckpt_path)
+        if self.runtime.must_launch:
+            return self._launch("predict", module, dataloaders, datamodule, return_predictions, path)
+        keep = return_predictions is not False
         run = self._begin("predict", module, {"predict": dataloaders}, datamodule)
         with running(run, path):
             outputs = loop.evaluate(run, "predict", keep_outputs=keep)[1]
@@ -223,9 +229,9 @@ class Trainer(TrainerView):
     def _evaluate(
         self, stage: Literal["validate", "test"], model: Any, dataloaders: Any, ckpt_path: Any, verbose: bool, datamodule: Any
     ) -> list[dict[str, float]]:
-        if self.runtime.must_launch:
-            return self.runtime.launch(self._evaluate, stage, model, dataloaders, ckpt_path, verbose, datamodule)
         module, path = self._module_and_path(model, ckpt_path)
+        if self.runtime.must_launch:
+            return self._launch(stage, module, dataloaders, path, verbose, datamodule)
         run = self._begin(stage, module, {stage: dataloaders}, datamodule)
         results: list[dict[str, float]] = []
         with running(run, path):
@@ -245,13 +251,63 @@ class Trainer(TrainerView):
         Raises:
             CheckpointError: It cannot be written, or holds more than plain data.
         """
+        save(self._trained_run(), filepath, weights_only)
+
+    def collect_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
+        """What :meth:`save_checkpoint` would write now; every rank must call this.
+
+        Tensors are not copied: copy what is used later. :func:`fulmen.write_checkpoint` writes it.
+        """
+        return collect(self._trained_run(), weights_only)
+
+    def export(self, format: str, path: Path, input_sample: Any = None, *, model: Module | None = None, **options: Any) -> Any:
+        """:meth:`fulmen.Module.export` for the module of the latest run, on rank 0; other ranks return at once.
+
+        Args:
+            format: The name of an exporter, such as ``"onnx"``.
+            path: The file to write.
+            input_sample: Arguments of ``forward``; ``None`` takes ``example_input_array``.
+            model: Another module.
+            **options: Of the format.
+
+        Returns:
+            The path of the file, on every rank.
+        """
+        module = model or self._current().module
+        return module.export(format, path, input_sample, **options) if self.is_global_zero else pathlib.Path(path)
+
+    def _trained_run(self) -> Run:
+        """The latest run, or the training that its module comes from."""
         run = self._current()
         trained = self._fit_run is not None and self._fit_run.module is run.module
-        save(self._fit_run if trained and self._fit_run else run, filepath, weights_only)
+        return self._fit_run if trained and self._fit_run else run
 
     def init_module(self) -> AbstractContextManager[Any]:
         """The context in which to build a module: directly on its device and in its precision."""
         return self.runtime.init_module()
+
+    # ---- Other processes
+
+    def _launch(self, stage: Stage, model: Any, *arguments: Any) -> Any:
+        """Run a stage in the processes that the strategy starts; where this is none of them, take over how it ended."""
+        earlier = None if self._run is None else earlier_run(self._run)
+        result, ending = self.runtime.launch(self._run_stage, os.getpid(), earlier, stage, model, *arguments)
+        if ending is not None:
+            datamodule = next((each for each in arguments if isinstance(each, DataModule)), None)
+            take_over(self._begin(stage, model, {stage: None}, datamodule), ending)
+        return result
+
+    def _run_stage(self, caller: int, earlier: Any, stage: Stage, *arguments: Any) -> tuple[Any, Any]:
+        """Run a stage in this process; its result and, where the caller is another process, the end of the run."""
+        elsewhere = os.getpid() != caller
+        if elsewhere:
+            self._earlier = earlier
+        result = getattr(self, stage)(*arguments)
+        return (move_to_device(result, torch.device("cpu")), ending_of(self._current())) if elsewhere else (result, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The trainer as another process gets it: without the runs that it had."""
+        return {**self.__dict__, "_run": None, "_fit_run": None}
 
     # ---- A new run
 
@@ -262,6 +318,7 @@ class Trainer(TrainerView):
                 raise ConfigurationError(f"{stage} was given two data modules; pass one as datamodule=")
             given[first], datamodule = None, given[first]
         previous, self._run = self._run, None
+        progress, run_id = self._earlier or (None, "") if previous is None else (previous.progress, previous.run_id)
         run = Run(
             trainer=self,
             stage=stage,
@@ -272,10 +329,10 @@ class Trainer(TrainerView):
             callbacks=list(self._given_callbacks),
             loggers=self._loggers,
             profiler=self.profiler,
-            progress=Progress() if previous is None or stage == "fit" else previous.progress,
+            progress=Progress() if progress is None or stage == "fit" else progress,
             metrics=Metrics(self._loggers, self.runtime.accelerator, self.runtime.strategy),
             given=given,
-            run_id=uuid.uuid4().hex if previous is None or stage == "fit" else previous.run_id,
+            run_id=uuid.uuid4().hex if not run_id or stage == "fit" else run_id,
         )
         module._run = self._run = run
         if datamodule is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from fulmen.contracts.callback import Callback, Checkpoint
 from fulmen.contracts.data_hooks import Stage
 from fulmen.contracts.logger import Logger
 from fulmen.contracts.progress import ProgressBar
-from fulmen.data import loaders_of
+from fulmen.data import another_pass, loaders_of
 from fulmen.errors import ModuleError
 from fulmen.progress import Progress
+from fulmen.rng import isolated
 from fulmen.state import Phase, Run
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class TrainerView:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the latest run was ended by a signal."""
-        return self.status == "interrupted"
+        """Whether the latest run was ended by a signal, or is about to be."""
+        return self.status == "interrupted" or bool(self._run and self._run.active and self._run.stop_now)
 
     @property
     def run_id(self) -> str:
@@ -121,6 +122,11 @@ class TrainerView:
     def global_step(self) -> int:
         """Optimizer steps so far. With manual optimization, every ``step`` of every optimizer counts."""
         return self.progress.step
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether the current or latest fit validates: it has the step and the data, and they are not limited to 0."""
+        return bool(self._run and self._run.validates)
 
     @property
     def is_last_batch(self) -> bool:
@@ -168,7 +174,7 @@ class TrainerView:
     @property
     def should_stop(self) -> bool:
         """Whether a stop was requested. Set it to request one; the training ends after the current step."""
-        return bool(self._run and self._run.stop_requested)
+        return bool(self._run and (self._run.stop_requested or self._run.asked))
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
@@ -177,6 +183,7 @@ class TrainerView:
             run.request_stop("trainer.should_stop was set")
         else:
             run.stop_requested = run.stop_now = False
+            run.asked = 0
             run.stop_reason = None
 
     @property
@@ -198,6 +205,16 @@ class TrainerView:
     def callback_metrics(self) -> dict[str, torch.Tensor]:
         """The latest value of everything that was logged in this run, as tensors on their devices."""
         return self._run.metrics.callback_metrics() if self._run else {}
+
+    def metric_age(self, name: str) -> int | None:
+        """How many training batches ago the latest value of a logged metric was measured.
+
+        0: it belongs to the weights as they are, so that a file of them may carry it; ``None``: it was never logged. Of values
+        logged at each step, the latest counts as present.
+        """
+        now = self.progress.batches
+        then = self._run.metrics.measured_at(name, now) if self._run else None
+        return None if then is None else now - then
 
     @property
     def logged_metrics(self) -> dict[str, float]:
@@ -305,6 +322,14 @@ class TrainerView:
     def train_dataloader(self) -> Any:
         """The training loader or collection of loaders in use, as it was given; ``None`` before there is one."""
         return self._loader("train")
+
+    def another_pass(self) -> Iterator[Any]:
+        """One more pass over the training data, for statistics: batches as ``training_step`` gets them, on this rank.
+
+        The training continues afterwards as if it had not happened: neither its position in the data nor random numbers change.
+        """
+        with isolated():
+            yield from another_pass(self._current())
 
     @property
     def val_dataloaders(self) -> Any:

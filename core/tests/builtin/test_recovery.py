@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fulmen import Callback, CheckpointError, ConfigurationError, FulmenWarning, Logger, Trainer
+from fulmen import Callback, Checkpoint, CheckpointError, ConfigurationError, FulmenWarning, Logger, Trainer
 from fulmen.builtin.recovery import RecoveryCheckpoint
 from fulmen.storage import verify_checkpoint
 from fulmen.testing import QUIET, Regression, Validated, batches, quiet, same_weights
@@ -89,6 +89,22 @@ def test_a_failure_leaves_the_earlier_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["epoch=0-step=4.ckpt"]
     assert callback.last_model_path == f"{tmp_path}/epoch=0-step=4.ckpt"
     assert verify_checkpoint(callback.last_model_path) is None
+
+
+def test_the_file_of_another_saver_is_neither_replaced_nor_removed(tmp_path):
+    class Other(Checkpoint):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == 0:
+                self.best_model_path = f"{tmp_path}/epoch=0-step=4.ckpt"
+                trainer.save_checkpoint(self.best_model_path)
+
+    callback, other = Watching(tmp_path), Other()
+    fitted([other, callback])
+    assert callback.seen == [
+        ["epoch=0-step=4-recovery.ckpt", "epoch=0-step=4.ckpt"],
+        ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"],
+    ]
+    assert other.holds(f"{tmp_path}/epoch=0-step=4.ckpt") and not other.holds(f"{tmp_path}/epoch=1-step=8.ckpt")
 
 
 def test_a_folder_that_cannot_be_made_stops_the_training(tmp_path):

@@ -35,7 +35,7 @@ def test_help(site, command):
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        (["plugin"], r"fulmen: argument COMMAND: invalid choice: 'plugin' \(choose from .*\); see fulmen --help"),
+        (["plugn"], r"fulmen: argument COMMAND: invalid choice: 'plugn' \(choose from .*\); see fulmen --help"),
         (
             ["plugins", "--kind", "loger"],
             r"fulmen plugins: argument --kind: invalid choice: 'loger' \(choose from .*\); see .*",

@@ -76,6 +76,8 @@ class RecoveryCheckpoint(Checkpoint):
         """Save where the training stands, and remove the file before. A failure leaves that one in place and is raised."""
         name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
         before, path = self.last_model_path, f"{self._folder(trainer)}/{name}"
+        if any(other.holds(path) for other in trainer.checkpoint_callbacks if other is not self):
+            path = path.replace(".ckpt", "-recovery.ckpt")
         self.last_model_path = path  # the file knows its own name
         try:
             trainer.save_checkpoint(path)

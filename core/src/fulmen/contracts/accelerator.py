@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,14 @@ class Accelerator(ABC):
     name: str
     """The name it is registered under, and the ``type`` of its ``torch.device``."""
 
+    default_strategy: str | None = None
+    """The strategy that ``"auto"`` means here; ``None``: one process for one device, else ``"ddp"``."""
+
     supports_float64: bool = True
     """Whether the device computes in double precision; sums of metrics use it where it does."""
+
+    supports_inference_mode: bool = True
+    """Whether modules can be evaluated under ``torch.inference_mode``; elsewhere it is done without gradients only."""
 
     @staticmethod
     @abstractmethod
@@ -32,6 +38,11 @@ class Accelerator(ABC):
     @abstractmethod
     def num_available() -> int:
         """How many such devices ``devices="auto"`` would use."""
+
+    @staticmethod
+    def advice() -> str:
+        """Why there may be no device and what to do about it, as a clause for the error; empty where nothing is known."""
+        return ""
 
     @abstractmethod
     def setup_device(self, device: torch.device) -> None:
@@ -69,6 +80,20 @@ class Accelerator(ABC):
             deterministic: ``True`` or ``"warn"`` where only reproducible algorithms may be used.
             benchmark: Whether the backend may time algorithms and keep the fastest; ``None`` leaves it alone.
         """
+
+    def batches(self, batches: Iterator[Any], move: Callable[[Any], Any], ahead: bool) -> Iterator[Any]:
+        """``batches`` in their order, each moved by ``move``. Override to copy while the device computes.
+
+        Called where overridden, once per pass over a loader, unless the user moves batches with a
+        ``transfer_batch_to_device`` of their own. What the user does before and after the move is done around it.
+
+        Args:
+            batches: The batches on the host.
+            move: Copies one to the device of this process, on the current stream, without waiting.
+            ahead: Whether a batch may be taken before it is asked for. ``False``: that would show after a resume, because
+                loading one draws random numbers of this process, or moves a position that the trainer does not keep.
+        """
+        return map(move, batches)
 
     def stats(self, device: torch.device) -> dict[str, float]:
         """Figures about ``device`` such as ``{"memory_allocated_bytes": ...}``; read without synchronising."""

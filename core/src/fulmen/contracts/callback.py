@@ -201,3 +201,11 @@ class Checkpoint(Callback):
     def folders(self, trainer: Trainer) -> list[Path]:
         """Local folders in which to look for a checkpoint of an earlier run."""
         return []
+
+    def elsewhere(self, trainer: Trainer) -> list[tuple[float, str]]:
+        """Complete checkpoints that are not on this machine: when each was written, in seconds since 1970, and its URL."""
+        return []
+
+    def holds(self, path: str) -> bool:
+        """Whether the file at ``path`` is one that this callback keeps: others neither overwrite nor remove it."""
+        return path in (self.best_model_path, self.last_model_path)

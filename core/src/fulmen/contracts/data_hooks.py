@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from fulmen.batches import move_to_device
+from fulmen.batches import map_tensors as map_tensors
+from fulmen.batches import move_to_device as move_to_device
 
 Stage = Literal["fit", "validate", "test", "predict"]
 

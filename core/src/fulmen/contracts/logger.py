@@ -65,7 +65,7 @@ class Logger(ABC):
         """Keep the trainer's options and the plugins in effect, as JSON-able data. Called once per run."""
 
     def log_graph(self, module: Module) -> None:
-        """Keep the graph of ``module``, where the destination can show one."""
+        """Keep the graph of ``module``, where the destination can show one. Called once per run, before the first metrics."""
 
     def after_save_checkpoint(self, callback: Callback, path: str) -> None:
         """A callback saved a checkpoint to ``path``: the place to upload it."""

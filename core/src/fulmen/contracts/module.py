@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fulmen.contracts.data_hooks import DataHooks
+from fulmen.contracts.exporter import ready_to_export
 from fulmen.contracts.hyperparameters import HasHyperparameters, init_arguments_from, read_hparams_file
 from fulmen.contracts.module_hooks import ModuleHooks
 from fulmen.errors import CheckpointError, ModuleError, listing, warn
@@ -53,6 +54,7 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
     """Whether checkpoints must have exactly this module's keys."""
 
     _run: Run | None = None  # the current or latest run; set by the trainer
+    _exporting: bool = False  # set by ready_to_export
 
     # ---- Steps
 
@@ -238,6 +240,8 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         Raises:
             ModuleError: There is none yet.
         """
+        if self._exporting and self._run is None:
+            return None  # type: ignore[return-value]  # TorchScript looks at every attribute
         return self._running().trainer
 
     @property
@@ -331,20 +335,46 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         )
         return module.to(map_location) if isinstance(map_location, (str, torch.device)) else module
 
-    def export(self, format: str, path: str | os.PathLike[str], input_sample: Any = None, **options: Any) -> Path:
-        """Write this module in another format, by the exporter of that name; ``fulmen plugins`` lists them."""
+    def export(self, format: str, path: str | os.PathLike[str] | None, input_sample: Any = None, **options: Any) -> Any:
+        """Write this module in another format, by the exporter of that name; ``fulmen plugins`` lists them.
+
+        Args:
+            format: The name of an exporter, such as ``"onnx"``.
+            path: The file to write; ``None``: return the exported object, where the format has one.
+            input_sample: Arguments of ``forward``: a tensor, a tuple, or a mapping of keyword arguments; ``None`` takes
+                :attr:`example_input_array`.
+            **options: Of the format.
+
+        Returns:
+            The path of the file; without ``path``, the exported object.
+
+        Raises:
+            PluginError: Nothing that is installed provides that format; the message says what does.
+        """
         from fulmen.plugins import PluginSet
 
-        exporter = PluginSet.discover().build("exporter", format)
-        return exporter.export(self, path, input_sample, **options)  # type: ignore[no-any-return]
+        plugins = PluginSet.discover() if self._run is None else self._run.trainer.plugins
+        exporter = plugins.build("exporter", format)
+        with ready_to_export(self):
+            return exporter.export(self, path, input_sample, **options)
 
-    def to_onnx(self, file_path: str | os.PathLike[str], input_sample: Any = None, **options: Any) -> Path:
+    def to_onnx(self, file_path: str | os.PathLike[str] | None, input_sample: Any = None, **options: Any) -> Any:
         """:meth:`export` as ``"onnx"``."""
         return self.export("onnx", file_path, input_sample, **options)
 
-    def to_torchscript(self, file_path: str | os.PathLike[str], input_sample: Any = None, **options: Any) -> Path:
-        """:meth:`export` as ``"torchscript"``."""
-        return self.export("torchscript", file_path, input_sample, **options)
+    def to_torchscript(
+        self,
+        file_path: str | os.PathLike[str] | None = None,
+        method: str = "script",
+        example_inputs: Any = None,
+        **options: Any,
+    ) -> Any:
+        """:meth:`export` as ``"torchscript"``; without ``file_path``, the scripted module itself."""
+        return self.export("torchscript", file_path, example_inputs, method=method, **options)
+
+    def to_torch_export(self, file_path: str | os.PathLike[str] | None = None, input_sample: Any = None, **options: Any) -> Any:
+        """:meth:`export` as ``"torch_export"``; without ``file_path``, the ``torch.export.ExportedProgram`` itself."""
+        return self.export("torch_export", file_path, input_sample, **options)
 
     def _running(self) -> Run:
         if self._run is None:
@@ -360,6 +390,12 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles stand alone: they leave the trainer behind."""
         return {key: value for key, value in self.__dict__.items() if key != "_run"}
+
+
+# TorchScript compiles properties and reads annotations; those of this class are for Python alone.
+_FOR_PYTHON = [name for name, value in inspect.getmembers(Module) if isinstance(value, property)]
+Module.__jit_unused_properties__ = _FOR_PYTHON  # type: ignore[attr-defined]
+Module.__jit_ignored_attributes__ = [*_FOR_PYTHON, *Module.__annotations__]  # type: ignore[attr-defined]
 
 
 def load_weights(

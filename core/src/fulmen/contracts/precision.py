@@ -24,6 +24,13 @@ class Precision:
 
     name: str = "32-true"
 
+    def connect(self, device: torch.device) -> None:
+        """Learn what kind of device it works on. Called once, before anything is launched or set up.
+
+        Raises:
+            ConfigurationError: This precision cannot work there.
+        """
+
     def convert_module(self, module: nn.Module) -> nn.Module:
         """``module`` with its parameters in the format they are kept in. Called once, before optimizers are made."""
         return module
@@ -49,7 +56,10 @@ class Precision:
         return loss
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Undo the scale of the gradients of ``optimizer``, before they are looked at or clipped."""
+        """Undo the scale of the gradients of ``optimizer``, before they are looked at or clipped.
+
+        May be called again before :meth:`optimizer_step`, and must do nothing then.
+        """
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters, or skip the update where gradients overflowed."""

@@ -28,6 +28,9 @@ class Strategy(ABC):
 
     name: str
 
+    step_hooks: tuple[str, ...] = ()
+    """Methods of a module that this strategy calls itself and nobody else does, such as ``training_step_end``."""
+
     launcher: Launcher | None = None
     """What makes the processes; ``None`` where this process is all there is, or where others exist already."""
 
@@ -149,6 +152,10 @@ class Strategy(ABC):
     def load_optimizer_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Put a complete ``state_dict`` back."""
         optimizer.load_state_dict(state)
+
+    def portable(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint as a file can hold it, for devices whose tensors a file cannot: those on the host in their place."""
+        return checkpoint
 
     def init_context(self) -> AbstractContextManager[Any]:
         """The context in which a module is built, for strategies that shard while building."""

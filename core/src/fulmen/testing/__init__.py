@@ -1,11 +1,36 @@
-"""What tests of fulmen and of its plugins share; third parties use the same.
+"""The test kit for authors of plugins: small real trainings, and parts that record or fail.
 
-Small trainings (:class:`Regression`, :func:`batches`, :func:`quiet`, ...), and in :mod:`fulmen.testing.conformance` one suite
-of tests for each contract.
+``fulmen.testing.conformance`` holds one suite of tests per contract; it needs pytest: ``pip install "fulmen[testing]"``.
 """
 
 from __future__ import annotations
 
-from fulmen.testing.training import QUIET, Regression, Validated, batches, mse, network, quiet, same_weights
+from fulmen.testing.fakes import (
+    FailingCallback,
+    FailingLogger,
+    FailingModule,
+    Failure,
+    FakeAccelerator,
+    RecordingCallback,
+    RecordingLogger,
+)
+from fulmen.testing.training import QUIET, Regression, Validated, batches, mse, network, quiet, same_weights, without_dropout
 
-__all__ = ["QUIET", "Regression", "Validated", "batches", "mse", "network", "quiet", "same_weights"]
+__all__ = [
+    "QUIET",
+    "FailingCallback",
+    "FailingLogger",
+    "FailingModule",
+    "Failure",
+    "FakeAccelerator",
+    "RecordingCallback",
+    "RecordingLogger",
+    "Regression",
+    "Validated",
+    "batches",
+    "mse",
+    "network",
+    "quiet",
+    "same_weights",
+    "without_dropout",
+]

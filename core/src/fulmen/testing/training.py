@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fulmen import Module, Trainer
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 QUIET: dict[str, Any] = {
     "logger": False,
@@ -38,6 +40,14 @@ def mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """The loss of a batch."""
     x, y = batch
     return nn.functional.mse_loss(model(x), y)
+
+
+def without_dropout(module: Trained) -> Trained:
+    """``module`` with its dropout switched off, so that devices, processes and formats can be compared."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return module
 
 
 class Regression(Module):

@@ -1,0 +1,56 @@
+"""How a run that took place in another process reaches the objects of the caller: as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fulmen.batches import move_to_device
+from fulmen.checkpoint import training_state
+from fulmen.contracts.module import load_weights
+from fulmen.progress import Progress
+from fulmen.state import Run
+
+FLAGS = ("status", "stop_reason", "stop_requested", "stop_now", "validates", "accumulate", "run_id")
+
+
+def earlier_run(run: Run) -> tuple[Progress, str]:
+    """What the next run of a trainer takes from the one before."""
+    return run.progress, run.run_id
+
+
+def ending_of(run: Run) -> dict[str, Any]:
+    """A finished run as plain data on the host. The same call on every rank."""
+    module, datamodule, metrics = run.module, run.datamodule, run.metrics
+    ending = {
+        "state_dict": run.runtime.strategy.module_state(module),
+        "datamodule": {} if datamodule is None else datamodule.state_dict(),
+        "training": training_state(run),
+        "flags": {name: getattr(run, name) for name in FLAGS},
+        "progress": run.progress,
+        "logged": dict(metrics.logged),
+        "bar": metrics.showing(wait=True),
+    }
+    return move_to_device(ending, torch.device("cpu"))  # type: ignore[no-any-return]
+
+
+def take_over(run: Run, ending: dict[str, Any]) -> None:
+    """Bring ``run``, which is new, and the objects of the caller to where another process left its copies of them."""
+    module, training = run.module, ending["training"]
+    module.configure_model()  # layers that are made there
+    load_weights(module, ending["state_dict"], strict=True, source="the process that trained")
+    if run.datamodule is not None and ending["datamodule"]:
+        run.datamodule.load_state_dict(ending["datamodule"])
+    for callback in run.callbacks:
+        if callback.state_key in training["callbacks"]:
+            callback.load_state_dict(training["callbacks"][callback.state_key])
+    for logger, saved in zip(run.loggers, training["loggers"], strict=True):
+        if saved["state"]:
+            logger.load_state_dict(saved["state"])
+    run.progress = ending["progress"]
+    run.metrics.load_state_dict(training["loops"]["fit_loop"]["metrics"], torch.device("cpu"))
+    run.metrics.show(ending["logged"], ending["bar"])
+    for name, value in ending["flags"].items():
+        setattr(run, name, value)
+    run.carried = training

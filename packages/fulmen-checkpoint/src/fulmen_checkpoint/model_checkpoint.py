@@ -1,0 +1,467 @@
+"""Keep the best checkpoints of a training, or the newest."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from fulmen import CheckpointError, ConfigurationError, ModuleError
+from fulmen.contracts.logger import call_loggers
+from fulmen.errors import listing, warn
+from fulmen_checkpoint.arguments import check_arguments, yaml_of
+from fulmen_checkpoint.intervals import TimeOfRankZero
+from fulmen_checkpoint.kept_files import KeptFiles
+from fulmen_checkpoint.places import Place, place_of
+from fulmen_checkpoint.plan import Plan
+from fulmen_checkpoint.ranking import Ranking
+from fulmen_checkpoint.writer import Writer
+
+if TYPE_CHECKING:
+    from fulmen import Module, Trainer
+    from fulmen.contracts.data_hooks import Stage
+
+Moment = Literal["step", "validation", "epoch", "end"]
+
+
+class ModelCheckpoint(KeptFiles):
+    """Keeps the ``save_top_k`` best checkpoints by a logged metric, or without a metric the newest.
+
+    A file is tied to the evaluation that measured its metric: the weights in it are those that were evaluated. Where a
+    saving is due between two evaluations, it takes place at the next one. A metric that is not a number is never the best.
+    A new file is complete, flushed and verified before an older one is removed; a failure is raised and leaves all earlier
+    files, and what this callback knows of them, as they were. Rank 0 decides and writes.
+
+    With a URL as ``dirpath``, each file has a marker beside it, ``<file>.complete``, which is written last;
+    :func:`complete_checkpoints` and ``ckpt_path="last"`` look at files with a marker only.
+
+    Args:
+        dirpath: Folder or URL (``s3://bucket/run``); ``None``: ``checkpoints`` in the logger's folder, or in
+            ``default_root_dir`` without one.
+        filename: Name without extension, with fields such as ``{epoch}``, ``{step}`` and ``{val_loss:.2f}``; ``None``:
+            ``"{epoch}-{step}"``. A metric that was not measured on the weights in the file is ``unknown``.
+        monitor: The logged metric to compare; ``None``: the newest file is the best.
+        verbose: Print what is saved and what is not, and why.
+        save_last: Also keep the newest state as ``last.ckpt``, whenever a saving is due and when the training ends.
+            ``"link"``: as a symbolic link where it equals a kept file.
+        save_top_k: How many files to keep. 0: none; -1: all.
+        save_weights_only: Save what is needed to use the module, not to continue its training.
+        mode: Whether ``"min"`` or ``"max"`` of the metric is better.
+        auto_insert_metric_name: Write ``name=`` before each value in the file name; ``/`` in a name becomes ``_``.
+        every_n_train_steps: Save after every n-th optimizer step. 0 or ``None``: not by steps.
+        train_time_interval: Save when so much time has passed: a timedelta, or seconds. ``None``: not by time.
+        every_n_epochs: Save in every n-th epoch. 0: not by epochs; ``None``: 1 where nothing else is given, else 0.
+        save_on_train_epoch_end: With ``every_n_epochs``: ``True``: save at the ends of epochs; ``False``: after validations;
+            ``None``: wherever the metric is measured, and at the ends of epochs without a monitor.
+        save_on_exception: Also save when the training fails, as ``exception-<name>.ckpt``.
+        enable_version_counter: A file that another training left gets a neighbour ``<name>-v1.ckpt``; ``False``: it is
+            replaced.
+        asynchronous: Copy the state, and write it in a thread while the training goes on. The next saving waits until the
+            thread is done; its failure is raised at the next step or at the end; a fit ends when all is written.
+
+    Attributes:
+        best_model_path: The best file so far; without a monitor the newest. Empty before.
+        best_model_score: Its score, a tensor on the host; ``None`` before, and without a monitor.
+        last_model_path: The newest state: ``last.ckpt`` with ``save_last``, else the newest file. Empty before.
+        current_score: The score that was looked at last.
+
+    Raises:
+        ConfigurationError: An argument has a wrong value, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | Literal["link"] | None = None,
+        save_top_k: int = 1,
+        save_weights_only: bool = False,
+        mode: Literal["min", "max"] = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | float | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        save_on_exception: bool = False,
+        enable_version_counter: bool = True,
+        asynchronous: bool = False,
+    ) -> None:
+        check_arguments(locals())
+        self.dirpath = None if dirpath is None else os.fspath(dirpath)
+        self.filename, self.monitor, self.mode, self.verbose = filename, monitor, mode, verbose
+        self.save_last, self.save_top_k, self.save_weights_only = save_last, save_top_k, save_weights_only
+        self.auto_insert_metric_name, self.enable_version_counter = auto_insert_metric_name, enable_version_counter
+        self.save_on_train_epoch_end, self.save_on_exception = save_on_train_epoch_end, save_on_exception
+        self.every_n_train_steps, self.asynchronous = every_n_train_steps or 0, asynchronous
+        seconds = train_time_interval.total_seconds() if isinstance(train_time_interval, timedelta) else train_time_interval
+        self.train_time_interval = None if seconds is None else timedelta(seconds=seconds)
+        others = self.every_n_train_steps or seconds is not None
+        self.every_n_epochs = every_n_epochs if every_n_epochs is not None else 0 if others else 1
+        self._fitting = True  # until a run of another kind begins
+        self._place: Place | None = None
+        self._writer = Writer()
+        if others or asynchronous:
+            self.__dict__["on_train_batch_end"] = self._after_batch  # of the instance, so that others pay nothing per step
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ranking = Ranking(self.mode, self.save_top_k)
+        self.last_model_path = ""
+        self.current_score: Tensor | None = None
+        self._measured = -1  # training batches done when the score was measured that was looked at last
+        self._last_saved = -1  # training batches done in last_model_path
+        self._due = self._validated = self._warned = False
+        self._updates = 0  # at the latest look
+        self._loaded = ""  # the folder in a state that was loaded
+        self._before: tuple[Any, ...] = ()  # what a failed save goes back to
+        self._written: list[str] = []  # files that loggers are still to be told of
+        self._time: TimeOfRankZero | None = None
+        self._publish()
+
+    def _publish(self) -> None:
+        self.best_model_path = self._ranking.best
+        score = self._ranking.best_score
+        self.best_model_score = None if score is None else torch.tensor(score, dtype=torch.float64)
+
+    @property
+    def best_k_models(self) -> dict[str, Tensor]:
+        """The files that are kept by their score, and their scores; empty without a monitor."""
+        scored = self._ranking.files.items()
+        return {path: torch.tensor(score, dtype=torch.float64) for path, score in scored if score is not None}
+
+    @property
+    def kth_best_model_path(self) -> str:
+        """The worst of the files that are kept; empty while there are fewer than ``save_top_k``, and without a monitor."""
+        return self._ranking.worst if len(self._ranking.files) == self.save_top_k else ""
+
+    @property
+    def kth_value(self) -> Tensor:
+        """What a score has to be better than to be kept; infinity (of the bad sign) while there is room."""
+        score = self._ranking.files.get(self.kth_best_model_path)
+        room = math.inf if self.mode == "min" else -math.inf
+        return torch.tensor(room if score is None else score, dtype=torch.float64)
+
+    # ---- When
+
+    def setup(self, trainer: Trainer, module: Module, stage: Stage) -> None:
+        """Find the folder, and forget what an earlier training of this callback kept."""
+        self._fitting = stage == "fit"
+        if not self._fitting:
+            return
+        self._reset()
+        self._place = place_of(self.dirpath if self.dirpath is not None else f"{trainer.log_dir}/checkpoints")
+
+    def on_fit_start(self, trainer: Trainer, module: Module) -> None:
+        """Look whether the files of the training that is resumed are still there."""
+        if self._loaded and self._loaded != self._folder:
+            best, score = self._ranking.best, self._ranking.best_score
+            warn(
+                "checkpoint-dirpath",
+                f"the training that is resumed kept its checkpoints in {self._loaded}, and this one uses {self._folder}: "
+                "those files stay and are not counted in save_top_k, but the best of them is still compared with",
+            )
+            self._ranking = Ranking(self.mode, self.save_top_k, earlier=(best, score) if best and score is not None else None)
+            self._ranking.find_best()
+            self.last_model_path = ""
+        gone = [path for path in self._ranking.files if not self._there.exists(path)] if trainer.is_global_zero else []
+        gone = trainer.runtime.broadcast(gone)
+        if gone:
+            warn("checkpoint-missing", f"checkpoints that were kept are gone, and are not counted any more: {listing(gone)}")
+        for path in gone:
+            self._ranking.remove(path)
+        self._loaded = ""
+        self._publish()
+
+    def on_train_start(self, trainer: Trainer, module: Module) -> None:
+        """Start the clock.
+
+        Raises:
+            ConfigurationError: It is to save after validations, and there are none.
+        """
+        if self.save_on_train_epoch_end is False and not trainer.enable_validation:
+            raise ConfigurationError(
+                "ModelCheckpoint save_on_train_epoch_end=False saves after validations, and this training has none; leave it "
+                "out, or set it to True"
+            )
+        self._updates = trainer.progress.updates
+        if self.train_time_interval is not None:
+            seconds = self.train_time_interval.total_seconds()
+            if trainer.world_size > 1:
+                self._time = TimeOfRankZero(seconds)
+            else:
+                trainer.every(seconds, lambda: self._interval_ended(trainer))
+
+    def _after_batch(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._writer.done:
+            self._finish(trainer)
+        before, self._updates = self._updates, trainer.progress.updates
+        if self._time is not None and self._time.is_over(trainer):
+            self._interval_ended(trainer)
+        if self.every_n_train_steps and before != self._updates and self._updates % self.every_n_train_steps == 0:
+            self._interval_ended(trainer)
+
+    def _interval_ended(self, trainer: Trainer) -> None:
+        self._due = True
+        self._act(trainer, "step", last=bool(self.save_last))
+
+    def on_validation_end(self, trainer: Trainer, module: Module) -> None:
+        """Save what the validation measured."""
+        if trainer.phase != "validate" or not self._fitting:
+            return
+        self._validated = True
+        if self.save_on_train_epoch_end is True:
+            return
+        by_epoch = self._epoch_is_due(trainer) and (self.monitor is not None or self.save_on_train_epoch_end is False)
+        if by_epoch or self._due:
+            self._act(trainer, "validation", last=bool(self.save_last) and by_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Module) -> None:
+        """Save what the epoch measured."""
+        if self.save_on_train_epoch_end is False:
+            return
+        by_epoch = self._epoch_is_due(trainer)
+        if by_epoch or self._due:
+            self._act(trainer, "epoch", last=bool(self.save_last) and by_epoch)
+
+    def _epoch_is_due(self, trainer: Trainer) -> bool:
+        return bool(self.every_n_epochs) and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def on_train_stop(self, trainer: Trainer, module: Module) -> None:
+        """Keep the newest state, from which the training can be resumed in the middle of its epoch."""
+        self._save_end(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: Module) -> None:
+        """Keep the newest state, and wait until all is written."""
+        self._save_end(trainer)
+        self._finish(trainer)
+
+    def _save_end(self, trainer: Trainer) -> None:
+        if self.save_last and self._last_saved != trainer.progress.batches:
+            self._act(trainer, "end", last=True, candidate=False)
+
+    def on_exception(self, trainer: Trainer, module: Module, exception: BaseException) -> None:
+        """Save where the training failed, if that is wanted and the failure was not one of saving."""
+        if self._writer.busy:
+            self._finish(trainer)
+        if not self.save_on_exception or not self._fitting or not trainer.progress.batches:
+            return
+        if isinstance(exception, CheckpointError) or not trainer.is_global_zero:
+            return  # other ranks may not come this far, so nothing is asked of them
+        name = f"exception{self.CHECKPOINT_JOIN_CHAR}{self._name(trainer, self._template)}"
+        path = self._free_path(trainer, name, [])
+        self._there.write(trainer.collect_checkpoint(self.save_weights_only), path)
+        self._tell(trainer, f"saved {path} on {type(exception).__name__}")
+
+    def teardown(self, trainer: Trainer, module: Module, stage: Stage) -> None:
+        """Wait for what is still being written, and let go of the thread."""
+        try:
+            if self._writer.busy:
+                self._finish(trainer, alone=True)
+        finally:
+            self._writer.close()
+
+    # ---- What
+
+    def _act(self, trainer: Trainer, moment: Moment, last: bool, candidate: bool = True) -> None:
+        """Decide on rank 0, take note on all ranks, and write. The same call on every rank."""
+        plan = Plan()
+        if trainer.is_global_zero:
+            try:
+                plan = self._decide(trainer, moment, last, candidate)
+            except (CheckpointError, ConfigurationError) as error:
+                plan = Plan(error=str(error))
+        plan = Plan(**trainer.runtime.broadcast(vars(plan)))
+        if plan.error:
+            raise CheckpointError(plan.error)
+        if plan.missing:
+            raise ModuleError(plan.missing)
+        if plan.measured is not None:
+            self._measured, self._due = plan.measured, False
+            self.current_score = None if plan.score is None else torch.tensor(plan.score, dtype=torch.float64)
+        if plan.path or plan.last:
+            self._finish(trainer)  # back pressure: one save at a time
+            self._write(trainer, plan)
+
+    def _decide(self, trainer: Trainer, moment: Moment, last: bool, candidate: bool) -> Plan:
+        """What to do. On rank 0 only."""
+        plan, now = Plan(), trainer.progress.batches
+        keep = candidate and self._measured != now  # a position is looked at once
+        if candidate and self.monitor is not None:
+            age = trainer.metric_age(self.monitor)
+            plan.missing = self._complaint(trainer, moment, age)
+            keep = keep and age == 0
+            if keep:
+                plan.score = float(trainer.callback_metrics[self.monitor])  # synchronises: once per saving
+        if keep:
+            plan.measured = now
+            self._keep(trainer, plan)
+        if (last or (plan.path and self.save_last)) and self._last_saved != now:
+            before = self.last_model_path
+            plan.last = self._free_path(trainer, self._name(trainer, self.CHECKPOINT_NAME_LAST), [before])
+            if before and before != plan.last and not self._ranking.files.keys() & {before}:
+                plan.drop.append(before)  # its name is a template, and changes
+        return plan
+
+    def _keep(self, trainer: Trainer, plan: Plan) -> None:
+        """Find out whether the score is good enough, and which file comes and which go."""
+        score = plan.score
+        if not self._ranking.admits(score):
+            if score is not None and math.isnan(score) and self.save_top_k and not self._warned:
+                self._warned = True
+                warn(
+                    "checkpoint-nan",
+                    f"{self.monitor} is not a number at step {trainer.global_step}: not saved as one of the best",
+                )
+            if self.save_top_k:
+                self._tell(trainer, f"{self.monitor} = {score} is not among the best {self.save_top_k}")
+            return
+        plan.drop = self._ranking.displaced(score)
+        plan.path = self._free_path(trainer, self._name(trainer, self._template), plan.drop)
+        others = [each for each in trainer.checkpoint_callbacks if each is not self]
+        plan.drop = [path for path in plan.drop if path != plan.path and not any(other.holds(path) for other in others)]
+        what = "" if score is None else f": {self.monitor} = {score} is among the best {self.save_top_k}"
+        self._tell(trainer, f"saving {plan.path}{what if self.save_top_k > 0 else ''}")
+
+    def _complaint(self, trainer: Trainer, moment: Moment, age: int | None) -> str:
+        """Why the metric cannot decide at this moment, where it should; empty: it can, or will."""
+        must_exist = self.save_on_train_epoch_end is False or (
+            moment == "epoch" and (self._validated or not trainer.enable_validation)
+        )
+        if age is None and must_exist and moment in ("validation", "epoch"):
+            logged = listing(sorted(trainer.callback_metrics))
+            return f"ModelCheckpoint monitors {self.monitor!r}, which was never logged; logged are: {logged}"
+        if age and moment == "epoch" and self.save_on_train_epoch_end is True and age < trainer.progress.batch:
+            return (
+                f"ModelCheckpoint save_on_train_epoch_end=True saves at the end of the epoch, and {self.monitor!r} was "
+                f"measured {age} batches before: it does not belong to these weights. Leave the argument out, to save where "
+                "it is measured"
+            )
+        return ""
+
+    def _write(self, trainer: Trainer, plan: Plan) -> None:
+        """Take note of what will be there, so that the file says so too, and write it."""
+        self._before = (self._ranking.copy(), self.last_model_path, self._last_saved)
+        for path in plan.drop:
+            self._ranking.remove(path)
+        if plan.path:
+            self._ranking.add(plan.path, plan.score)
+        if plan.last:
+            self._last_saved = trainer.progress.batches
+        self.last_model_path = plan.last or (self.last_model_path if self.save_last else plan.path)
+        self._publish()
+        self._written = [path for path in (plan.path, plan.last) if path]
+        linked_from = self.last_model_path if self.save_last else ""
+        try:
+            payload, failure = trainer.collect_checkpoint(self.save_weights_only), None
+            if trainer.is_global_zero:
+                job = partial(plan.carry_out, place=self._there, link=self.save_last == "link", linked_from=linked_from)
+                if self.asynchronous:
+                    self._writer.start(payload, job)
+                    return
+                try:
+                    job(payload)
+                except Exception as error:  # noqa: BLE001  raised below, on all ranks
+                    failure = error
+            elif self.asynchronous:
+                return
+            self._settle(trainer, failure)
+        except BaseException:
+            self._go_back()
+            raise
+
+    def _finish(self, trainer: Trainer, alone: bool = False) -> None:
+        """Wait for the thread, and raise what it raised. With ``alone``, other ranks are not asked."""
+        if not self.asynchronous or (not self._written and not self._writer.busy):
+            return
+        failure = self._writer.finish()
+        try:
+            self._settle(trainer, failure, alone)
+        except BaseException:
+            self._go_back()
+            raise
+
+    def _settle(self, trainer: Trainer, failure: BaseException | None, alone: bool = False) -> None:
+        written, self._written = self._written, []
+        if failure is not None and not isinstance(failure, CheckpointError):
+            raise CheckpointError(f"could not save {listing(written)}: {type(failure).__name__}: {failure}") from failure
+        text = str(failure) if failure is not None else None
+        if trainer.world_size > 1 and not alone and not self.asynchronous:
+            text = trainer.runtime.broadcast(text)
+        if text is not None:
+            raise CheckpointError(text) from failure
+        if trainer.is_global_zero:
+            for path in written:
+                call_loggers(trainer.loggers, lambda logger, path=path: logger.after_save_checkpoint(self, path))  # type: ignore[misc]
+
+    def _go_back(self) -> None:
+        self._ranking, self.last_model_path, self._last_saved = self._before
+        self._written = []
+        self._publish()
+
+    def _tell(self, trainer: Trainer, text: str) -> None:
+        if self.verbose:
+            trainer.print(text)
+
+    # ---- What others ask
+
+    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
+        """Write the kept files and their scores as a YAML mapping.
+
+        Args:
+            filepath: A path or URL; ``None``: ``best_k_models.yaml`` in the folder of the checkpoints.
+        """
+        text = yaml_of({path: float(score) for path, score in self.best_k_models.items()})
+        place = place_of(os.path.dirname(filepath)) if filepath is not None else self._there
+        place.write_text(text, os.fspath(filepath) if filepath is not None else place.path("best_k_models.yaml"))
+
+    # ---- State
+
+    @property
+    def state_key(self) -> str:
+        """Two callbacks that save by different rules have different keys."""
+        rules = {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "every_n_train_steps": self.every_n_train_steps,
+            "every_n_epochs": self.every_n_epochs,
+            "train_time_interval": self.train_time_interval,
+        }
+        return f"{type(self).__qualname__}{rules!r}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The files that are kept, with their scores."""
+        return {
+            "monitor": self.monitor,
+            "dirpath": self._folder if self._place is not None else self._loaded,
+            "files": dict(self._ranking.files),
+            "earlier": self._ranking.earlier,
+            "best_model_path": self.best_model_path,
+            "best_model_score": self.best_model_score,
+            "best_k_models": self.best_k_models,
+            "current_score": self.current_score,
+            "last_model_path": self.last_model_path,
+            "measured": self._measured,
+            "last_saved": self._last_saved,
+            "due": self._due,
+            "validated": self._validated,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from there. Only a fit does: a test of an older checkpoint leaves what is known as it is."""
+        if not self._fitting:
+            return
+        self._loaded = state_dict["dirpath"]
+        self._ranking = Ranking(self.mode, self.save_top_k, dict(state_dict["files"]), earlier=state_dict["earlier"])
+        self._ranking.best = state_dict["best_model_path"]
+        self.current_score, self.last_model_path = state_dict["current_score"], state_dict["last_model_path"]
+        self._measured, self._last_saved = state_dict["measured"], state_dict["last_saved"]
+        self._due, self._validated = state_dict["due"], state_dict["validated"]
+        self._publish()

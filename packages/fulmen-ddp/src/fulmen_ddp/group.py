@@ -1,0 +1,125 @@
+"""The process group: joined once per process, and what is exchanged through it."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fulmen import ConfigurationError
+from fulmen.contracts.strategy import ReduceOp
+from fulmen_ddp.place import Place
+
+T = TypeVar("T")
+OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+HOST = torch.device("cpu")
+
+
+def duration(seconds: float | timedelta) -> timedelta:
+    """A time limit.
+
+    Raises:
+        ConfigurationError: It is not positive.
+    """
+    try:
+        found = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    except TypeError:
+        found = timedelta(0)
+    if found <= timedelta(0):
+        raise ConfigurationError(f"timeout_s={seconds!r} is not allowed; allowed: seconds above 0, or a timedelta")
+    return found
+
+
+def backend_for(device: torch.device) -> str:
+    """What exchanges tensors of a device, and those of the host beside."""
+    return {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}.get(device.type) or dist.get_default_backend_for_device(device)
+
+
+def join(place: Place, backend: str, timeout: timedelta) -> None:
+    """Join the other processes, unless that has happened.
+
+    Raises:
+        ConfigurationError: This process has joined a group of another size.
+    """
+    if dist.is_initialized():
+        if (dist.get_world_size(), dist.get_rank()) != (place.world_size, place.global_rank):
+            raise ConfigurationError(
+                f"this process is rank {dist.get_rank()} of {dist.get_world_size()} already, and cannot become rank "
+                f"{place.global_rank} of {place.world_size}: use the same devices and num_nodes for all trainers of a program"
+            )
+        return
+    if place.address is None:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        is_host = place.global_rank == 0 and not place.hosted
+        store = dist.TCPStore(place.address, place.port, None, is_host, timeout, wait_for_workers=False)
+        dist.init_process_group(backend, store=store, rank=place.global_rank, world_size=place.world_size, timeout=timeout)
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the group; for the end of the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def all_reduce(tensor: Tensor, op: ReduceOp) -> Tensor:
+    """A new tensor, combined over all ranks."""
+    combined = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(combined, OPS[op])
+    return combined / dist.get_world_size() if op == "mean" else combined
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, stacked."""
+    own = tensor.detach().contiguous()
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    return torch.stack(parts)
+
+
+def broadcast(value: T, source: int) -> T:
+    """The value of one rank, by way of the host."""
+    sent: list[Any] = [value.detach().cpu() if isinstance(value, Tensor) else value]
+    dist.broadcast_object_list(sent, source, device=HOST)
+    return sent[0].to(value.device) if isinstance(value, Tensor) and isinstance(sent[0], Tensor) else sent[0]
+
+
+def barrier(name: str) -> None:
+    """Wait for all ranks. Through the host."""
+    agree(0)
+
+
+def agree(flags: int) -> int:
+    """The bitwise *or* of the integers of all ranks. Through the host."""
+    combined = torch.tensor(flags, dtype=torch.int64, device=HOST)
+    dist.all_reduce(combined, dist.ReduceOp.BOR)
+    return int(combined)
+
+
+def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
+    """Let every rank have the tensors of rank 0."""
+    with torch.no_grad():
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, 0)
+            if sent.data_ptr() != tensor.data_ptr():
+                tensor.copy_(sent)
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their mean over all ranks, in one exchange for each number format."""
+    by_format: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        by_format.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for same in by_format.values():
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in same])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
+            tensor.detach().copy_(part.view_as(tensor))

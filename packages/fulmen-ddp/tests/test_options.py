@@ -1,0 +1,136 @@
+"""Every option changes what happens. Two forked ranks for each group of options."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import torch
+from job import Job, Report, Uneven, Unused, samples
+from torch.utils.data import DataLoader
+
+from fulmen import ConfigurationError, PluginSet
+from fulmen.testing import quiet
+from fulmen_ddp import DDPStrategy
+
+
+def fit(folder, name, module, data=None, *, strategy="ddp_fork", **options):
+    """Train on two ranks; the weights of rank 0 at the end."""
+    report = Report(str(folder), name)
+    trainer = quiet(max_epochs=1, accelerator="cpu", devices=2, strategy=strategy, callbacks=[report], **options)
+    trainer.fit(module, samples(96, 4) if data is None else data)
+    return torch.load(folder / f"{name}.0", weights_only=True)["weights"]
+
+
+def fork(**options):
+    return {"name": "ddp_fork", **options}
+
+
+def far(one, other):
+    return max(float((one[key] - other[key]).abs().max()) for key in one if one[key].is_floating_point())
+
+
+def test_communication_hooks_change_the_gradients_a_little(tmp_path):
+    exact = fit(tmp_path, "exact", Job())
+    powersgd = {"matrix_approximation_rank": 1, "start_powerSGD_iter": 2, "min_compression_rate": 0.1}
+    for name, state in (("bf16", None), ("fp16", None), ("powersgd", powersgd)):
+        found = fit(tmp_path, name, Job(), strategy=DDPStrategy("fork", comm_hook=name, comm_state=state))
+        assert 0 < far(exact, found) < 0.5, name
+    assert far(exact, fit(tmp_path, "own", Job(), strategy=DDPStrategy("fork", comm_hook=halved, comm_state=0.5))) > 1e-3
+
+
+def halved(state, bucket):
+    future = torch.futures.Future()
+    future.set_result(bucket.buffer() * state)
+    return future
+
+
+def test_unused_parameters(tmp_path):
+    with pytest.raises(RuntimeError, match="find_unused_parameters"):
+        fit(tmp_path, "off", Unused(), strategy=fork(timeout_s=20))
+    for name in ("ddp_fork_find_unused_parameters_true", fork(static_graph=True)):
+        assert fit(tmp_path, "on", Unused(), strategy=name)
+
+
+def test_sync_batchnorm_sees_all_ranks(tmp_path):
+    torch.manual_seed(0)
+    synced = fit(tmp_path, "synced", batchnorm(), strategy=fork(sync_batchnorm=True))
+    alone = batchnorm()
+    quiet(max_epochs=1, accelerator="cpu", strategy="single_device").fit(alone, samples(96, 8))
+    assert far(synced, alone.state_dict()) < 1e-5
+    assert far(fit(tmp_path, "each", batchnorm()), alone.state_dict()) > 1e-3
+
+
+def batchnorm():
+    torch.manual_seed(0)
+    return Job(batchnorm=True)
+
+
+def test_buffers_are_those_of_rank_0_unless_told_otherwise(tmp_path):
+    """The running means that a forward pass starts from; each rank then adds its own batch."""
+    distances = []
+    for name, broadcast in (("same", True), ("own", False)):
+        fit(tmp_path, name, batchnorm(), strategy=fork(broadcast_buffers=broadcast))
+        ranks = [torch.load(tmp_path / f"{name}.{rank}", weights_only=True)["weights"] for rank in range(2)]
+        distances.append(float((ranks[0]["net.1.running_mean"] - ranks[1]["net.1.running_mean"]).abs().max()))
+    assert distances[0] != distances[1]
+
+
+@pytest.mark.parametrize("counts", [[22, 13], [6, 21]])
+def test_uneven_data_ends_the_epoch_on_all_ranks(tmp_path, counts):
+    fit(tmp_path, "uneven", Job(), DataLoader(Uneven(counts), 2), accumulate_grad_batches=3, strategy=fork(timeout_s=30))
+    ranks = [torch.load(tmp_path / f"uneven.{rank}", weights_only=True) for rank in range(2)]
+    assert [rank["batches"] for rank in ranks] == [min(counts) // 2 + min(counts) % 2] * 2
+    assert far(ranks[0]["weights"], ranks[1]["weights"]) == 0
+
+
+def test_a_training_that_is_cut_under_ddp_goes_on_in_one_process(tmp_path):
+    trainer = quiet(max_epochs=1, accelerator="cpu", devices=2, strategy="ddp_fork")
+    module = Job()
+    trainer.fit(module, samples(96, 4), samples(53, 4, 5))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    resumed = Job()
+    quiet(max_epochs=2, accelerator="cpu", strategy="single_device").fit(
+        resumed, samples(96, 8), samples(53, 8, 5), ckpt_path=tmp_path / "one.ckpt"
+    )
+    whole = Job()
+    quiet(max_epochs=2, accelerator="cpu", strategy="single_device").fit(whole, samples(96, 8), samples(53, 8, 5))
+    assert far(resumed.state_dict(), whole.state_dict()) < 1e-5
+    again = Job()
+    quiet(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_fork").fit(
+        again, samples(96, 4), samples(53, 4, 5), ckpt_path=tmp_path / "one.ckpt"
+    )
+    assert far(again.state_dict(), whole.state_dict()) < 1e-5
+
+
+def test_names_stand_for_arguments():
+    plugins = PluginSet.discover()
+    spawn = plugins.build("strategy", "ddp_spawn_find_unused_parameters_true")
+    assert (spawn.start_method, spawn.find_unused_parameters) == ("spawn", True)
+    assert not plugins.build("strategy", "ddp_find_unused_parameters_false").find_unused_parameters
+    assert plugins.build("strategy", "ddp_notebook").start_method == "fork"
+    assert plugins.build("strategy", "ddp?timeout_s=5").timeout == timedelta(seconds=5)
+    assert DDPStrategy(timeout=timedelta(minutes=1)).timeout == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"start_method": "thread"}, "start_method='thread' is not allowed; allowed: auto, popen, spawn, forkserver, fork"),
+        ({"timeout_s": 0}, "timeout_s=0 is not allowed; allowed: seconds above 0, or a timedelta"),
+        ({"bucket_cap_mb": 0}, "bucket_cap_mb=0 is not allowed; allowed: a size above 0 in MiB, or None"),
+        ({"comm_hook": "int8"}, "comm_hook='int8' is not allowed; allowed: 'bf16', 'fp16', 'powersgd', a function, None"),
+        (
+            {"comm_hook": "bf16", "comm_state": {}},
+            "comm_state={} would not be used: comm_hook='bf16' has none; it goes with 'powersgd' or a function",
+        ),
+        (
+            {"comm_hook": "powersgd", "comm_state": 2},
+            "comm_state=2 does not fit comm_hook='powersgd'; give a mapping such as {'matrix_approximation_rank': 2}",
+        ),
+    ],
+)
+def test_wrong_options(arguments, message):
+    with pytest.raises(ConfigurationError) as error:
+        DDPStrategy(**arguments)
+    assert str(error.value) == message

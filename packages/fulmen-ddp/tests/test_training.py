@@ -1,0 +1,78 @@
+"""Several processes learn what one process learns."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import JOB, finished
+from job import CASES, one_process, samples, train
+
+from fulmen import Trainer
+from fulmen.testing import quiet
+
+
+def check_weights(folder, name, size):
+    """All ranks have the same weights, and those of one process on the same global batches."""
+    alone, trainer = one_process(name, size)
+    ranks = [torch.load(folder / f"{name}.{rank}", weights_only=True)["weights"] for rank in range(size)]
+    for key, value in alone.state_dict().items():
+        assert all(torch.equal(rank[key], ranks[0][key]) for rank in ranks), (name, key)
+        if name != "batchnorm":
+            torch.testing.assert_close(ranks[0][key], value, rtol=1e-6, atol=1e-6)
+    return trainer
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
+def test_two_ranks_equal_one_process(start, tmp_path, strategy):
+    """With accumulation, a ragged last window, clipping, weighted sums, manual optimization; epoch metrics too."""
+    names = ["plain", "manual", "accumulated", "sums"]
+    status, output = finished(start(JOB, strategy, tmp_path, ",".join(names)))
+    assert status == 0, output
+    for name in names:
+        trainer = check_weights(tmp_path, name, 2)
+    metrics, steps, size = json.loads((tmp_path / "metrics.json").read_text())
+    assert (steps, size) == (trainer.global_step, 2)
+    for key in ("train_loss_epoch", "val_loss", "val_max", "val_count"):
+        assert math.isclose(metrics[key], float(trainer.callback_metrics[key]), rel_tol=1e-6), key
+    assert metrics["val_count"] == 53  # no sample twice
+
+
+def test_four_ranks_equal_one_process(start, tmp_path):
+    status, output = finished(start(JOB, "ddp_fork", tmp_path, "plain,accumulated", 4))
+    assert status == 0, output
+    for name in ("plain", "accumulated"):
+        check_weights(tmp_path, name, 4)
+
+
+def test_everything_comes_back_from_spawned_processes(tmp_path):
+    """Weights, metrics, position and predictions reach the caller's objects, and a checkpoint of them continues."""
+    module, trainer = train("ddp_spawn", 2, "plain", str(tmp_path))
+    alone, other = one_process("plain", 2)
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[key], value, rtol=1e-6, atol=1e-6)
+    assert (trainer.global_step, trainer.current_epoch, trainer.status) == (24, 2, "finished")
+    assert trainer.stop_reason == "max_epochs=2 reached"
+    assert set(trainer.callback_metrics) == set(other.callback_metrics)
+    torch.testing.assert_close(trainer.callback_metrics["val_loss"], other.callback_metrics["val_loss"])
+    trainer.save_checkpoint(tmp_path / "spawned.ckpt")
+    resumed, single = one_process("plain", 2)[0], quiet(max_epochs=3, accelerator="cpu", strategy="single_device")
+    single.fit(resumed, samples(96, 8), samples(53, 8, 5), ckpt_path=tmp_path / "spawned.ckpt")
+    assert (single.global_step, single.current_epoch) == (36, 3)
+    longer = quiet(max_epochs=3, accelerator="cpu", strategy="single_device")
+    longer.fit(whole := CASES and one_process_module(), samples(96, 8), samples(53, 8, 5))
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, rtol=2e-6, atol=2e-6)
+
+
+def one_process_module():
+    from job import module_for
+
+    return module_for("plain")
+
+
+def test_one_device_starts_nothing():
+    trainer = Trainer(strategy="ddp", accelerator="cpu", devices=1, logger=False)
+    assert (trainer.world_size, trainer.global_rank, trainer.runtime.must_launch) == (1, 0, False)

@@ -1,0 +1,172 @@
+"""Write a module as an ONNX file, and make sure that the file computes what the module computes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from fulmen import ConfigurationError, Exporter
+from fulmen.contracts.exporter import example_arguments, replacing
+from fulmen_onnx.checks import compare, flat_tensors, require_dynamic, run_file
+from fulmen_onnx.quantization import quantize_weights
+from fulmen_onnx.report import write_report
+
+if TYPE_CHECKING:
+    from fulmen import Module
+
+
+class ONNXExporter(Exporter):
+    """Exports with ``torch.onnx.export(dynamo=True)``, the exporter built on ``torch.export``.
+
+    The file is written beside its target, checked, and renamed: a file that exists has passed. Weights are in the file;
+    where they exceed what one file can hold (2 GB), or with ``external_data=True``, they lie in ``NAME.data`` beside it, and
+    then the two files are replaced one after the other.
+
+    >>> from fulmen.testing import Regression
+    >>> import torch
+    >>> Regression().export("onnx", "model.onnx", torch.zeros(1, 3), dynamic_shapes={"x": {0: "batch"}})  # doctest: +SKIP
+    PosixPath('model.onnx')
+    """
+
+    def export(
+        self,
+        module: Module,
+        path: str | os.PathLike[str] | None,
+        input_sample: Any = None,
+        *,
+        dynamic_shapes: Any = None,
+        opset_version: int | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        check: bool = True,
+        rtol: float = 1e-4,
+        atol: float = 1e-5,
+        quantize: Literal["int8"] | None = None,
+        int8_atol: float | None = None,
+        external_data: bool | None = None,
+        export_params: bool = True,
+        **unknown: Any,
+    ) -> Any:
+        """Write ``module`` to ``path``.
+
+        Args:
+            module: What to export; its ``forward`` is.
+            path: The file; ``None``: return the ``torch.onnx.ONNXProgram``.
+            input_sample: Arguments of ``forward``; ``None`` takes ``module.example_input_array``.
+            dynamic_shapes: Which dimensions may have any size, as ``torch.export.export`` takes it, or with names for
+                dimensions: ``{"x": {0: "batch"}}``, ``({0: torch.export.Dim("batch", max=64)},)``. With a name, torch
+                finds the limits itself, and gets further (the length in an LSTM). Others have the size that they have in the
+                sample. ``Dim.AUTO`` leaves the choice to torch and is not checked.
+            opset_version: Of ONNX; ``None``: torch's default.
+            input_names: For the inputs, in their order; ``None``: the arguments of ``forward``.
+            output_names: For the outputs, in their order; ``None``: torch's choice.
+            check: Run the file with onnxruntime on the sample and compare.
+            rtol: Relative tolerance of the comparison.
+            atol: Absolute tolerance of the comparison.
+            quantize: ``"int8"``: weights of linear and recurrent layers as 8-bit integers, inputs of these layers quantised as
+                they come (dynamic quantisation). The difference it makes is in :func:`fulmen_onnx.read_report`.
+            int8_atol: The largest difference that ``quantize`` may make; ``None``: any.
+            external_data: Whether weights go to a file of their own; ``None``: where one file cannot hold them.
+            export_params: Has to be ``True``: weights are part of the file. Lightning users pass it.
+            **unknown: An error.
+
+        Returns:
+            The file; without ``path``, the program.
+
+        Raises:
+            ConfigurationError: An option has a wrong value.
+            ModuleError: A dimension that was asked for is not dynamic, or the file computes something else.
+        """
+        _check_options(path, quantize, int8_atol, check, external_data, export_params, unknown)
+        self.refuse(unknown)
+        args, kwargs = example_arguments(module, input_sample)
+        expected = flat_tensors(module(*args, **kwargs)) if check else []
+        names = {"opset_version": opset_version, "input_names": input_names, "output_names": output_names}
+        try:
+            program = _exported(module, args, kwargs, dynamic_shapes, **names)
+        except Exception:
+            if dynamic_shapes is None:
+                raise
+            torch._dynamo.reset()  # torch fixes sizes that earlier exports in this process had; costs compiled code elsewhere
+            program = _exported(module, args, kwargs, dynamic_shapes, **names)
+        if path is None:
+            with tempfile.TemporaryDirectory(prefix="fulmen-onnx-") as folder:
+                file = Path(folder) / "model.onnx"
+                program.save(file, external_data=external_data)
+                if check:
+                    compare(type(module).__name__, expected, run_file(file, args, kwargs), rtol, atol)
+            return program
+        with replacing(path) as file:
+            program.save(file, external_data=external_data)
+            report = {}
+            if check:
+                found = run_file(file, args, kwargs)
+                report["max_difference"] = compare(type(module).__name__, expected, found, rtol, atol)
+            if quantize is not None:
+                exact = run_file(file, args, kwargs)
+                quantize_weights(file)
+                found = run_file(file, args, kwargs)
+                report["int8_max_difference"] = compare(
+                    f"{type(module).__name__} in int8", list(exact.values()), found, 0.0, int8_atol
+                )
+            write_report(file, report)
+        return Path(path)
+
+
+def _exported(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, **names: Any) -> Any:
+    """The ``torch.onnx.ONNXProgram``, with the dynamic dimensions that were asked for."""
+    with _less_noise():
+        program = torch.onnx.export(
+            module, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False, **names
+        )
+    if program is None:  # only the older exporter returns nothing
+        raise ConfigurationError(f"torch {torch.__version__} returned no ONNX program; fulmen-onnx needs torch 2.6 or newer")
+    require_dynamic(module, program.model, dynamic_shapes, args, kwargs)
+    return program
+
+
+@contextmanager
+def _less_noise() -> Iterator[None]:
+    """Without what torch says of itself: its own deprecated calls, caches in its layers, and that torchvision is missing."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", r".*_flat_weights.* were assigned during export", UserWarning)
+            warnings.filterwarnings("ignore", r"# The axis name: (\w+) will not be used.*another axis: \1\.", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_options(
+    path: Any, quantize: Any, int8_atol: Any, check: Any, external_data: Any, export_params: Any, unknown: Mapping[str, Any]
+) -> None:
+    if "dynamic_axes" in unknown:
+        raise ConfigurationError(
+            f"ONNXExporter takes dynamic_shapes={unknown['dynamic_axes']!r} instead of dynamic_axes, by the names of forward's "
+            "arguments"
+        )
+    if not export_params:
+        raise ConfigurationError("ONNXExporter export_params=False is not possible: weights are part of the file; leave it out")
+    if quantize not in (None, "int8"):
+        raise ConfigurationError(f"ONNXExporter quantize={quantize!r} is not allowed; allowed: 'int8', None")
+    if int8_atol is not None and quantize is None:
+        raise ConfigurationError('ONNXExporter int8_atol has no effect without quantize="int8"; add that, or leave it out')
+    if quantize is not None and path is None:
+        raise ConfigurationError("ONNXExporter quantize needs a path: what is quantised is the file")
+    if quantize is not None and external_data:
+        raise ConfigurationError('ONNXExporter quantize="int8" needs the weights in the file; leave external_data out')
+    if not isinstance(check, bool):
+        raise ConfigurationError(f"ONNXExporter check={check!r} is not allowed; allowed: True, False")

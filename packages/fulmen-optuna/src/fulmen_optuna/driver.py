@@ -1,0 +1,101 @@
+"""Run a study: trial after trial, in one process or several, today and again tomorrow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import optuna
+
+from fulmen import ConfigurationError
+from fulmen_optuna.job import Job, run_trials
+from fulmen_optuna.storages import count_finished, give_up_orphans, open_storage
+from fulmen_optuna.workers import run_in_processes
+
+
+def optimize(
+    objective: Callable[[Any], Any],
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    *,
+    n_trials: int,
+    datamodule: Any = None,
+    monitor: str | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    storage: Any = None,
+    study_name: str | None = None,
+    direction: Literal["minimize", "maximize"] = "minimize",
+    sampler: Any = None,
+    pruner: Any = None,
+    workers: int = 1,
+    on_error: Literal["continue", "stop"] = "continue",
+    folder: str | os.PathLike[str] | None = None,
+) -> optuna.Study:
+    """Run a study until ``n_trials`` trials are finished, those of earlier calls included.
+
+    A trial that raises is marked as failed, with its traceback in ``trial.user_attrs["error"]``. One whose process died is
+    marked likewise by the next call, and its parameters are queued again.
+
+    Args:
+        objective: Called with each trial. It returns the value, and trains however it likes; or it returns a
+            :class:`fulmen.Module`, which is trained here, with pruning. For ``workers`` it must be importable, so that new
+            processes find it: a function of a module, not a lambda.
+        train_dataloaders: Data for the modules, as ``trainer.fit`` takes it; made anew in each process.
+        val_dataloaders: The same, for validation.
+        n_trials: Trials in the study, in the end.
+        datamodule: Data instead of loaders; each trial gets a copy.
+        monitor: The metric whose last value is that of a trial, where ``objective`` returns modules.
+        trainer: Options of the trainer for modules; each trial gets copies of the parts among them.
+        storage: ``None``: in memory; ``"sqlite:///study.db"`` or another database URL; a path: a journal file, which also
+            serves many processes, on a shared folder too; or a storage of Optuna.
+        study_name: With a storage, the study to create or continue; ``None``: ``"fulmen"``.
+        direction: Of the value.
+        sampler: Of Optuna; ``None``: its default. Workers get copies with other seeds.
+        pruner: Of Optuna; ``None``: its default.
+        workers: Processes that run trials at the same time.
+        on_error: After a trial that raised: ``"continue"`` with a warning, or ``"stop"`` and raise.
+        folder: Where trials of modules go: loggers' files to ``trial-0007/``, and weights of the best trial to
+            ``trial-0007.ckpt``, whose path is in ``study.best_trial.user_attrs["checkpoint"]``. ``None``: no checkpoints.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigurationError: An option has a wrong value.
+    """
+    if n_trials < 1 or workers < 1:
+        name, value = ("n_trials", n_trials) if n_trials < 1 else ("workers", workers)
+        raise ConfigurationError(f"optimize {name}={value!r} is not allowed; allowed: a whole number from 1")
+    if on_error not in ("continue", "stop"):
+        raise ConfigurationError(f"optimize on_error={on_error!r} is not allowed; allowed: 'continue', 'stop'")
+    if direction not in ("minimize", "maximize"):
+        raise ConfigurationError(f"optimize direction={direction!r} is not allowed; allowed: 'minimize', 'maximize'")
+    if workers > 1 and (storage is None or isinstance(storage, optuna.storages.InMemoryStorage)):
+        raise ConfigurationError(
+            f"optimize workers={workers} needs a storage that processes share; pass storage='study.journal' or "
+            "storage='sqlite:///study.db'"
+        )
+    job = Job(
+        objective, train_dataloaders, val_dataloaders, datamodule, monitor, dict(trainer or {}),
+        None if folder is None else os.path.abspath(folder), on_error, storage,
+        study_name or "fulmen", sampler, pruner,
+    )  # fmt: skip
+    runtime = job.shared_runtime()
+    if runtime is not None and not runtime.is_global_zero:
+        return run_trials(job, None, runtime, lambda: True)  # type: ignore[return-value]
+    study = optuna.create_study(
+        storage=open_storage(storage), study_name=job.study_name if storage is not None else None, direction=direction,
+        sampler=sampler, pruner=pruner, load_if_exists=True,
+    )  # fmt: skip
+    if study.direction.name.lower() != direction:
+        raise ConfigurationError(
+            f"the study {job.study_name!r} in {storage!r} has direction {study.direction.name.lower()!r}, and not "
+            f"{direction!r}; choose another study_name"
+        )
+    give_up_orphans(study)
+    if workers == 1:
+        run_trials(job, study, runtime, lambda: count_finished(study) < n_trials)
+    else:
+        run_in_processes(job, study, n_trials, workers)
+    return study
