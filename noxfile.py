@@ -141,6 +141,16 @@ def gpu(session: nox.Session) -> None:
     run_benchmarks(session)
 
 
+@nox.session
+def xla(session: nox.Session) -> None:
+    """Test fulmen-xla with torch_xla on the processor. Its torch is another one, with CUDA: 4 GB to fetch, 7 GB on disk."""
+    session.install("torch==2.9.*", "torch_xla==2.9.*", "numpy")  # not the constraints: they pin another torch
+    session.install("-e", "./core", "-e", "./packages/fulmen-xla", "pytest>=9", "scikit-learn")
+    env = {"PJRT_DEVICE": "CPU", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": None}
+    session.run("python", "-m", "pytest", *(session.posargs or ["packages/fulmen-xla"]), env=env)
+    session.run("python", "examples/xla_digits.py", "--quick", "--folder", session.create_tmp(), env=env)
+
+
 def run_benchmarks(session: nox.Session) -> None:
     """Run each file of benchmarks/ in a process of its own."""
     found = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_"))
@@ -163,7 +173,8 @@ def alone(session: nox.Session, package: Path) -> None:
         session.chdir(folder)
         session.run("python", "-c", f"import {import_name(package)}")
         session.run("fulmen", "plugins")
-        strict = ("-W", "error", "--strict-markers", "--import-mode=importlib", "-p", "fulmen.testing.pytest_plugin")
+        strict = ("--strict-markers", "--import-mode=importlib", "-p", "fulmen.testing.pytest_plugin", "-W", "error")
+        strict += ("-W", "ignore:Failed to initialize NumPy")  # torch's own, where no package needs NumPy
         run_pytest(session, *strict, "tests", *session.posargs)
         session.chdir(ROOT)
 

@@ -65,6 +65,7 @@ def run_toml(path: Path) -> None:
 LANGUAGES = {"python": run_python, "pycon": run_pycon, "toml": run_toml}
 
 
+@pytest.mark.filterwarnings(r"ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")  # Comet's own
 @pytest.mark.parametrize(
     ("path", "language"), [(name(path), each) for path in DOCUMENTS for each in LANGUAGES if blocks(path, each)]
 )

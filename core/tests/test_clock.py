@@ -32,3 +32,18 @@ def test_an_alarm_can_be_cancelled():
     clock.cancel(alarm)
     clock.ring(monotonic() + 11)
     assert (rung, clock.next_due) == ([], None)
+
+
+def test_ranks_ring_what_one_of_them_found_due():
+    """Rank 0 looks at the time; the others ring the same alarms, whatever their clocks say."""
+    rung = []
+    clock = Clock()
+    assert clock.due(monotonic()) == 0
+    clock.every(1000, lambda: rung.append("a"))
+    clock.every(10, lambda: rung.append("b"))
+    assert clock.due(monotonic()) == 0
+    assert (clock.due(monotonic() + 11), clock.due(monotonic() + 1001)) == (2, 3)
+    clock.ring_alarms(2)
+    assert rung == ["b"]
+    clock.ring_alarms(3)
+    assert rung == ["b", "a", "b"]

@@ -317,7 +317,8 @@ def test_a_launcher_runs_a_function_in_its_processes():
     assert found.launch(len, "abc") == [3, 3]
 
 
-def test_several_devices_need_a_strategy_for_them():
+def test_several_devices_need_a_strategy_for_them(monkeypatch):
+    monkeypatch.setenv("FULMEN_PLUGIN_AUTOLOAD", "0")
     with pytest.raises(PluginError) as caught:
         Runtime(accelerator="cpu", devices=2)
     assert "pip install" in str(caught.value) and "'ddp'" in str(caught.value)

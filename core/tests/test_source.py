@@ -427,3 +427,14 @@ def test_a_batch_sampler_of_ones_own_cannot_be_rebuilt():
         "the loader's batch_sampler is a OwnBatches, in which fulmen cannot replace the sampler; set "
         "use_distributed_sampler=False and let it give each rank its share"
     )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_evaluations_give_every_sample_to_one_rank(size):
+    """Training pads, so that all ranks have as many; an evaluation that did would count samples twice."""
+    data = DataLoader(list(range(7)), batch_size=2)
+    shares = [distributed(data, {"num_replicas": size, "rank": rank}, shuffle=False, seed=0) for rank in range(size)]
+    assert sorted(int(value) for share in shares for batch in share for value in batch) == list(range(7))
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+    padded = [distributed(data, {"num_replicas": size, "rank": rank}, shuffle=True, seed=0) for rank in range(size)]
+    assert len({sum(len(batch) for batch in share) for share in padded}) == 1

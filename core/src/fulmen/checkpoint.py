@@ -99,7 +99,7 @@ def training_state(run: Run) -> dict[str, Any]:
         return run.carried
     strategy, progress = run.runtime.strategy, run.progress
     run.metrics.drain(wait=True)  # loggers say where their record ends: everything sent must have arrived
-    position = {
+    position: dict[str, Any] = {
         "progress": progress.state_dict(),
         "accumulate_grad_batches": run.accumulate,
         "stepped": run.stepped,
@@ -158,7 +158,7 @@ def _open_window(run: Run) -> dict[str, Any]:
 
 
 def _of_all_ranks(run: Run, own: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each rank has of its own, on rank 0 and all others; nothing in one process."""
+    """What each rank has of its own; nothing in one process."""
     count = run.runtime.world_size
     return [run.runtime.broadcast(own, rank) for rank in range(count)] if count > 1 else []
 

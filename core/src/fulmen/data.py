@@ -289,7 +289,7 @@ def loaders_of(run: Run, phase: str) -> Loaders:
 
 
 def own_data(run: Run, phase: str) -> Any:
-    """Where this rank stood in the data of a phase when the checkpoint was made; that of rank 0 with another number of ranks."""
+    """Where this rank stood in a phase when the checkpoint was made; that of rank 0 with another number of ranks."""
     checkpoint = run.resumed or {}
     ranks = checkpoint.get("ranks", [])
     own = ranks[run.runtime.global_rank] if len(ranks) == run.runtime.world_size else checkpoint

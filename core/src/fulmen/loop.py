@@ -103,7 +103,7 @@ def while_all_have_one(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
     Where every rank knows its number of batches, they agree on the smallest once; else before each batch, through the host.
     """
     total, strategy = run.loaders["train"].total, run.runtime.strategy
-    smallest = -float(strategy.all_reduce(torch.tensor(-float(total), device=run.device), "max"))  # synchronises: once per epoch
+    smallest = -float(strategy.all_reduce(torch.tensor(-float(total), device=run.device), "max"))  # synchronises once
     unknown = strategy.agree(int(total == float("inf")))
     if not unknown:
         yield from islice(batches, max(0, int(smallest) - run.progress.batch))

@@ -37,7 +37,6 @@ def announce(run: Run) -> None:
     if params:
         run.log_rows(lambda logger: logger.log_hyperparams(params))
     run.log_rows(lambda logger: logger.log_graph(run.module))
-    run.log_rows(lambda logger: logger.log_graph(run.module))
 
 
 def report_unsent(run: Run) -> None:

@@ -193,7 +193,7 @@ class AutomaticStep:
             self.clip(self.optimizer, self.run.options.gradient_clip_val, self.run.options.gradient_clip_algorithm)
 
     def exchange_gradients(self) -> None:
-        """Average the gradients of a window cut short: its last batch was not expected to be the last, so nobody has done it."""
+        """Average the gradients of a window cut short: nobody knew that its last batch was the last, so it was not done."""
         strategy = self.run.runtime.strategy
         for parameter in (p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad):
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -156,7 +156,8 @@ class Trainer(TrainerView):
             CheckpointError: ``ckpt_path`` cannot be read, or does not fit.
         """
         if self.runtime.must_launch:
-            return self._launch("fit", model, train_dataloaders, val_dataloaders, datamodule, ckpt_path)
+            self._launch("fit", model, train_dataloaders, val_dataloaders, datamodule, ckpt_path)
+            return
         run = self._begin("fit", model, {"train": train_dataloaders, "validate": val_dataloaders}, datamodule)
         with running(run, ckpt_path):
             loop.fit(run)
@@ -231,7 +232,7 @@ class Trainer(TrainerView):
     ) -> list[dict[str, float]]:
         module, path = self._module_and_path(model, ckpt_path)
         if self.runtime.must_launch:
-            return self._launch(stage, module, dataloaders, path, verbose, datamodule)
+            return self._launch(stage, module, dataloaders, path, verbose, datamodule)  # type: ignore[no-any-return]
         run = self._begin(stage, module, {stage: dataloaders}, datamodule)
         results: list[dict[str, float]] = []
         with running(run, path):

@@ -219,7 +219,9 @@ def test_strictness_is_a_property_of_the_module(tmp_path):
         Loose.load_from_checkpoint(tmp_path / "a.ckpt", strict=True)
 
 
-def test_exports_name_the_package_that_makes_them(tmp_path):
-    for method, name in (("to_onnx", "onnx"), ("to_torchscript", "torchscript")):
-        with pytest.raises(PluginError, match=f"{name}"):
+def test_exports_name_the_package_that_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FULMEN_PLUGIN_AUTOLOAD", "0")
+    packages = {"to_onnx": "onnx", "to_torchscript": "torchscript", "to_torch_export": "torchscript"}
+    for method, name in packages.items():
+        with pytest.raises(PluginError, match=f"needs the package fulmen-{name}: pip install fulmen-{name}"):
             getattr(Regression(), method)(tmp_path / "a")

@@ -179,7 +179,7 @@ def main(strategy: str, folder: str, what: str, devices: int = 2) -> None:
             Path(folder, "stopped").write_text(f"{trainer.status}: {trainer.stop_reason}")
     else:
         for name in what.split(","):
-            module, trainer = train(strategy, devices, name, folder)
+            _, trainer = train(strategy, devices, name, folder)
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
             Path(folder, "metrics.json").write_text(json.dumps([metrics, trainer.global_step, trainer.world_size]))

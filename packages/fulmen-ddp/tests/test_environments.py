@@ -6,12 +6,12 @@ import json
 import socket
 
 import pytest
-from conftest import JOB, finished
-from test_training import check_weights
-
-from fulmen import ConfigurationError, Runtime
 from fulmen_ddp import SlurmEnvironment, TorchrunEnvironment
 from fulmen_ddp.environments import first_host
+from test_training import check_weights
+
+from conftest import JOB, finished
+from fulmen import ConfigurationError, Runtime
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "r", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1",
@@ -54,7 +54,9 @@ def test_torchrun(monkeypatch):
 def test_slurm(monkeypatch):
     for name, value in {**TORCHRUN, **SLURM}.items():
         monkeypatch.setenv(name, value)
-    assert isinstance(Runtime(accelerator="cpu", devices=2, num_nodes=2).environment, TorchrunEnvironment)  # torchrun under srun
+    assert isinstance(
+        Runtime(accelerator="cpu", devices=2, num_nodes=2).environment, TorchrunEnvironment
+    )  # torchrun under srun
     for name in TORCHRUN:
         monkeypatch.delenv(name)
     assert SlurmEnvironment.detect()
@@ -74,8 +76,8 @@ def test_another_number_of_processes_is_an_error(monkeypatch):
     with pytest.raises(ConfigurationError) as error:
         Runtime(accelerator="cpu", strategy="ddp", devices=3)
     assert str(error.value) == (
-        "TorchrunEnvironment says that there are 4 processes, and devices=3 on num_nodes=1 makes 3; start as many processes per "
-        "node as devices, or set devices and num_nodes"
+        "TorchrunEnvironment says that there are 4 processes, and devices=3 on num_nodes=1 makes 3; start as many processes "
+        "per node as devices, or set devices and num_nodes"
     )
 
 
@@ -83,8 +85,8 @@ def test_nodes_that_do_not_know_each_other(monkeypatch):
     with pytest.raises(ConfigurationError) as error:
         Runtime(accelerator="cpu", strategy="ddp_spawn", devices=2, num_nodes=2)
     assert str(error.value) == (
-        "num_nodes=2, and nothing says how the nodes find each other: start the program on each of them with torchrun or srun, or "
-        "set MASTER_ADDR, MASTER_PORT, NODE_RANK"
+        "num_nodes=2, and nothing says how the nodes find each other: start the program on each of them with torchrun or srun, "
+        "or set MASTER_ADDR, MASTER_PORT, NODE_RANK"
     )
 
 

@@ -6,18 +6,19 @@ from datetime import timedelta
 
 import pytest
 import torch
+from fulmen_ddp import DDPStrategy
 from job import Job, Report, Uneven, Unused, samples
 from torch.utils.data import DataLoader
 
 from fulmen import ConfigurationError, PluginSet
 from fulmen.testing import quiet
-from fulmen_ddp import DDPStrategy
 
 
 def fit(folder, name, module, data=None, *, strategy="ddp_fork", **options):
     """Train on two ranks; the weights of rank 0 at the end."""
     report = Report(str(folder), name)
-    trainer = quiet(max_epochs=1, accelerator="cpu", devices=2, strategy=strategy, callbacks=[report], **options)
+    options = {"max_epochs": 1, "accelerator": "cpu", "devices": 2, "limit_val_batches": 0, **options}
+    trainer = quiet(strategy=strategy, callbacks=[report], **options)
     trainer.fit(module, samples(96, 4) if data is None else data)
     return torch.load(folder / f"{name}.0", weights_only=True)["weights"]
 
@@ -56,7 +57,7 @@ def test_sync_batchnorm_sees_all_ranks(tmp_path):
     torch.manual_seed(0)
     synced = fit(tmp_path, "synced", batchnorm(), strategy=fork(sync_batchnorm=True))
     alone = batchnorm()
-    quiet(max_epochs=1, accelerator="cpu", strategy="single_device").fit(alone, samples(96, 8))
+    quiet(max_epochs=1, accelerator="cpu", strategy="single_device", limit_val_batches=0).fit(alone, samples(96, 8))
     assert far(synced, alone.state_dict()) < 1e-5
     assert far(fit(tmp_path, "each", batchnorm()), alone.state_dict()) > 1e-3
 

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from conftest import JOB, finished
-from job import CASES, one_process, samples, train
+from job import module_for, one_process, samples, train
 
+from conftest import JOB, finished
 from fulmen import Trainer
 from fulmen.testing import quiet
 
@@ -58,19 +58,13 @@ def test_everything_comes_back_from_spawned_processes(tmp_path):
     assert set(trainer.callback_metrics) == set(other.callback_metrics)
     torch.testing.assert_close(trainer.callback_metrics["val_loss"], other.callback_metrics["val_loss"])
     trainer.save_checkpoint(tmp_path / "spawned.ckpt")
-    resumed, single = one_process("plain", 2)[0], quiet(max_epochs=3, accelerator="cpu", strategy="single_device")
+    resumed, single = module_for("plain"), quiet(max_epochs=3, accelerator="cpu", strategy="single_device")
     single.fit(resumed, samples(96, 8), samples(53, 8, 5), ckpt_path=tmp_path / "spawned.ckpt")
     assert (single.global_step, single.current_epoch) == (36, 3)
     longer = quiet(max_epochs=3, accelerator="cpu", strategy="single_device")
-    longer.fit(whole := CASES and one_process_module(), samples(96, 8), samples(53, 8, 5))
+    longer.fit(whole := module_for("plain"), samples(96, 8), samples(53, 8, 5))
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[key], value, rtol=2e-6, atol=2e-6)
-
-
-def one_process_module():
-    from job import module_for
-
-    return module_for("plain")
 
 
 def test_one_device_starts_nothing():

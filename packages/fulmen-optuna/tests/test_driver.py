@@ -82,6 +82,13 @@ def test_or_the_study_stops(storage):
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
+def test_ctrl_c_ends_the_trial_and_the_study(storage):
+    with pytest.raises(KeyboardInterrupt, match="trial 0 was interrupted"):
+        optimize(studies.interrupted, studies.DATA, batches(1), n_trials=3, monitor="score", trainer=TRAINER, storage=storage)
+    study = optimize(studies.square, n_trials=2, storage=storage)
+    assert states(study) == ["FAIL", "COMPLETE"] and "KeyboardInterrupt" in study.trials[0].user_attrs["error"]
+
+
 # ---- Processes
 
 

@@ -63,7 +63,7 @@ def test_by_name_it_writes_under_the_root_folder(tmp_path):
     trainer = fit("tensorboard?prefix=a", default_root_dir=tmp_path / "root", enable_checkpointing=True)
     folder = tmp_path / "root" / "fulmen_logs" / "version_0"
     assert Path(trainer.log_dir) == folder
-    assert len(scalars(folder, "a-train_loss_step")) == len(scalars(folder, "epoch")) - 2 == 16
+    assert (len(scalars(folder, "a-train_loss_step")), len(scalars(folder, "epoch"))) == (16, 20)
     assert [path.name for path in Path(folder, "checkpoints").iterdir()] == ["epoch=1-step=16.ckpt"]
 
 
@@ -189,38 +189,42 @@ def test_a_training_that_fails_is_closed_with_all_its_rows():
     with pytest.raises(Failure):
         fit([logger, recorder], FailingModule(at=5))
     assert len(scalars(logger.log_dir, "epoch")) == len(recorder.rows) == 5
-    assert session(logger.log_dir, "session_end_info") is None  # it has no hyper-parameters, so it is not on that page
+    assert session(logger.log_dir, "session_end_info").status == ENDS["failed"]
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_all_rows(end):
-    class Signal(Callback):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if batch_idx == 4:
-                os.kill(os.getpid(), end)
+SIGNALLED = """
+import os, sys
+from fulmen import Callback
+from fulmen.loggers import TensorBoardLogger
+from fulmen.testing import Validated, batches, quiet
 
-    logger = TensorBoardLogger()
-    try:
-        fit(logger, callbacks=[Signal()])
-    except (KeyboardInterrupt, SystemExit):
-        pass
-    assert [step for step, _ in scalars(logger.log_dir, "train_loss_step")] == [0, 1, 2, 3, 4]
-    assert session(logger.log_dir, "session_end_info").status == ENDS["interrupted"]
+class Signal(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 4:
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+trainer = quiet(max_epochs=2, log_every_n_steps=1, logger=TensorBoardLogger(), callbacks=[Signal()])
+trainer.fit(Validated(), batches(8), batches(2))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_all_rows(number):
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(int(number))], timeout=120)
+    assert done.returncode == {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 0}[number]
+    folder = "fulmen_logs/version_0"
+    assert [step for step, _ in scalars(folder, "train_loss_step")] == [0, 1, 2, 3, 4]
+    assert session(folder, "session_end_info").status == ENDS["interrupted"]
 
 
 def test_of_two_fits_the_page_shows_how_the_second_ended():
     logger = TensorBoardLogger()
     fit(logger)
     with pytest.raises(Failure):
-        fit(logger, FailingWithParameters(at=3))
+        fit(logger, callbacks=[Stop(-1, 3)])
     assert session(logger.log_dir, "session_end_info").status == ENDS["failed"]
     assert len(files(logger.log_dir)) == 2
-
-
-class FailingWithParameters(FailingModule):
-    def __init__(self, at):
-        super().__init__(at=at)
-        self.hparams["lr"] = 0.1
 
 
 # ---- Hyper-parameters
@@ -344,7 +348,7 @@ def test_images_figures_sounds_texts_and_distributions():
     logger.finalize("success")
     found = read(logger.log_dir)
     sizes = {name: [(each.step, each.width, each.height) for each in found.Images(name)] for name in found.Tags()["images"]}
-    assert sizes == {"one": [(7, 6, 8)], "other": [(2, 6, 8)], "many": [(7, 8, 32)], "figure": [(7, 100, 50)]}
+    assert sizes == {"one": [(7, 6, 8)], "other": [(2, 6, 8)], "many": [(7, 32, 8)], "figure": [(7, 100, 50)]}
     (sound,) = found.Audio("sound")
     assert (sound.step, sound.sample_rate, sound.length_frames) == (7, 8000.0, 100)
     (words,) = found.Tensors("words/text_summary")
@@ -409,8 +413,8 @@ def test_of_several_processes_one_writes(tmp_path):
 class Stop(Callback):
     """Saves after some batch, and fails some batches later."""
 
-    def __init__(self, save, fail):
-        self.save, self.fail = save, fail
+    def __init__(self, save, fail, runs_last=True):
+        self.save, self.fail, self.runs_last = save, fail, runs_last
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if trainer.progress.batches == self.save:
@@ -419,17 +423,18 @@ class Stop(Callback):
             raise Failure
 
 
-def cut(version=None, **options):
+def cut(runs_last=True, **options):
     with pytest.raises(Failure):
-        fit(TensorBoardLogger("logs", version=version, **options), Drawn(torch.ones(2, 3)), callbacks=[Stop(11, 14)])
+        fit(TensorBoardLogger("logs", **options), Drawn(torch.ones(2, 3)), callbacks=[Stop(11, 14, runs_last)])
 
 
-def test_a_run_that_continues_has_each_row_once():
+@pytest.mark.parametrize("runs_last", [False, True])
+def test_a_run_that_continues_has_each_row_once(runs_last):
     torch.manual_seed(1)
     recorder = RecordingLogger()
     fit([TensorBoardLogger("whole"), recorder])
     torch.manual_seed(1)
-    cut(log_graph=True)
+    cut(runs_last, log_graph=True)
     logger = TensorBoardLogger("logs", log_graph=True)
     fit(logger, Drawn(torch.ones(2, 3)), ckpt_path="cut.ckpt")
     folder = "logs/fulmen_logs/version_0"
@@ -442,7 +447,7 @@ def test_a_run_that_continues_has_each_row_once():
     found = [event for name in files(folder) for event in events(Path(folder, name))]
     assert sum(bool(event.graph_def) for event in found) == 1
     starts = [event.step for event in found if event.WhichOneof("what") == "session_log"]
-    assert starts == [11]  # a TensorBoard that has read the rows of steps 11 to 13 forgets them
+    assert starts == [0, 10 + runs_last]  # a TensorBoard that has read the rows from there on forgets them
 
 
 def test_what_is_cut_off_is_kept_in_a_file_of_its_own():
@@ -450,7 +455,7 @@ def test_what_is_cut_off_is_kept_in_a_file_of_its_own():
     fit(TensorBoardLogger("logs"), Drawn(torch.ones(2, 3)), ckpt_path="cut.ckpt")
     (name,) = files("logs", "discarded")
     steps = [event.step for event in events(Path("logs/fulmen_logs/version_0", name)) if event.HasField("summary")]
-    assert steps == [10, 11, 12, 0]  # 0: how the run ended
+    assert steps == [11, 12, 13, 0]  # 0: how the run ended
     cut_again = TensorBoardLogger("logs")
     fit(cut_again, Drawn(torch.ones(2, 3)), ckpt_path="cut.ckpt")
     assert len(files("logs", "discarded")) == 2
@@ -463,7 +468,7 @@ def test_a_checkpoint_that_is_saved_after_the_end_is_one_of_a_run_that_has_not_e
     with pytest.raises(Failure):
         fit(TensorBoardLogger("logs"), max_epochs=4, ckpt_path="end.ckpt", callbacks=[Stop(-1, 20)])
     assert session("logs/fulmen_logs/version_0", "session_end_info").status == ENDS["failed"]
-    assert len(scalars("logs/fulmen_logs/version_0", "train_loss_step")) == 19
+    assert len(scalars("logs/fulmen_logs/version_0", "train_loss_step")) == 20
 
 
 def test_another_version_starts_a_record_of_its_own():
@@ -471,7 +476,7 @@ def test_another_version_starts_a_record_of_its_own():
     logger = TensorBoardLogger("logs", version="other")
     fit(logger, Drawn(torch.ones(2, 3)), ckpt_path="cut.ckpt")
     assert [step for step, _ in scalars(logger.log_dir, "train_loss_step")] == [11, 12, 13, 14, 15]
-    assert [step for step, _ in scalars("logs/fulmen_logs/version_0", "train_loss_step")] == list(range(13))
+    assert [step for step, _ in scalars("logs/fulmen_logs/version_0", "train_loss_step")] == list(range(14))
 
 
 def test_a_folder_that_is_gone_is_a_warning():

@@ -21,10 +21,10 @@ on_processor = pytest.mark.skipif(os.environ.get("PJRT_DEVICE") != "CPU", reason
 pytestmark = [pytest.mark.hardware("xla"), on_processor]
 
 
-def run(devices, fails=-1, window=1):
+def run(devices, fails=-1, window=1, start_method="spawn"):
     env = {**os.environ, "CPU_NUM_DEVICES": str(devices), "XLA_THREAD_POOL_SIZE": "16"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    command = [sys.executable, "-W", "ignore", str(JOB), str(fails), str(window)]
+    command = [sys.executable, "-W", "ignore", str(JOB), str(fails), str(window), start_method]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     lines = [line.partition(" ") for line in done.stdout.splitlines()]
     told = sorted((json.loads(text) for kind, _, text in lines if kind == "told"), key=lambda each: each["rank"])
@@ -44,10 +44,11 @@ def data(batch_size):
     return DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size)
 
 
-@pytest.mark.parametrize("window", [1, 2])
-def test_two_devices_learn_what_one_learns_from_batches_twice_as_large(window):
-    done, told, (parent,) = run(2, window=window)
+@pytest.mark.parametrize(("window", "start_method"), [(1, "spawn"), (2, "fork")])
+def test_two_devices_learn_what_one_learns_from_batches_twice_as_large(window, start_method):
+    done, told, (parent,) = run(2, window=window, start_method=start_method)
     assert done.returncode == 0, done.stderr
+    assert {each["imported_again"] for each in told} == {start_method == "spawn"}
     assert [each["rank"] for each in told] == [0, 1] and {each["world_size"] for each in told} == {2}
     for each in told:
         assert each["reduced"] == {"sum": 3.0, "mean": 1.5, "min": 1.0, "max": 2.0}

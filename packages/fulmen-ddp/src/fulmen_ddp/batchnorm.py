@@ -12,12 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's, which works on GPUs, and the same on the processor. The state is that of the layer which it replaces."""
+class HostSyncBatchNorm(_BatchNorm):
+    """What ``nn.SyncBatchNorm`` does on GPUs, on the processor. The state is that of the layer which it replaces."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any ``[N, C, ...]``."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``input`` ``[N, C, ...]``, normalised per channel over all samples of all ranks."""
-        if input.device.type != "cpu" or not self.training or not dist.is_initialized():
+        if not self.training or not dist.is_initialized():
             return super().forward(input)
         return self._forward_on_host(input)
 
@@ -26,20 +29,22 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         shape = [1, -1, *[1] * (input.ndim - 2)]
         count = torch.tensor([input.numel() / input.shape[1]], dtype=torch.float64)
         sums = torch.cat([input.sum(others).double(), input.square().sum(others).double(), count])
-        sums = SumOverRanks.apply(sums)
+        sums = sum_over_ranks(sums)
         channels, total = input.shape[1], sums[-1]
         mean = sums[:channels] / total
         variance = (sums[channels:-1] / total - mean.square()).clamp_min(0)
-        self._track(mean.detach(), variance.detach(), float(total))
+        self._track(mean.detach(), variance.detach(), float(total.detach()))
         scale = (variance + self.eps).rsqrt().to(input.dtype)
         normal = (input - mean.to(input.dtype).view(shape)) * scale.view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal
 
     def _track(self, mean: Tensor, variance: Tensor, total: float) -> None:
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr, operator]
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # type: ignore[arg-type]
             unbiased = variance * (total / max(total - 1, 1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
@@ -50,27 +55,34 @@ class SumOverRanks(torch.autograd.Function):
     """The sum over all ranks, of values and of gradients."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         """The sum."""
         summed = tensor.clone()
         dist.all_reduce(summed)
         return summed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The sum of the gradients, because the value of each rank is part of the losses of all."""
         summed = gradient.clone()
         dist.all_reduce(summed)
         return summed
 
 
-def with_sync_batchnorm(module: AnyModule) -> AnyModule:
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, through which gradients flow."""
+    summed: Tensor = SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def with_sync_batchnorm(module: AnyModule, device: torch.device) -> AnyModule:
     """``module`` with its batch norm layers replaced; their parameters and buffers stay the same objects."""
     for name, child in module.named_children():
-        setattr(module, name, with_sync_batchnorm(child))
-    if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm):
+        setattr(module, name, with_sync_batchnorm(child, device))
+    kind = HostSyncBatchNorm if device.type == "cpu" else nn.SyncBatchNorm
+    if not isinstance(module, _BatchNorm) or isinstance(module, kind):
         return module
-    synced = SyncBatchNorm(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+    synced = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
     synced.__dict__["_parameters"], synced.__dict__["_buffers"] = module._parameters, module._buffers
     synced.training = module.training
     return synced  # type: ignore[return-value]

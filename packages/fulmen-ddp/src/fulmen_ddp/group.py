@@ -57,7 +57,7 @@ def join(place: Place, backend: str, timeout: timedelta) -> None:
         dist.init_process_group(backend, timeout=timeout)
     else:
         is_host = place.global_rank == 0 and not place.hosted
-        store = dist.TCPStore(place.address, place.port, None, is_host, timeout, wait_for_workers=False)
+        store = dist.TCPStore(place.address, place.port, None, is_host, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=place.global_rank, world_size=place.world_size, timeout=timeout)
     atexit.register(leave)
 
@@ -87,7 +87,8 @@ def broadcast(value: T, source: int) -> T:
     """The value of one rank, by way of the host."""
     sent: list[Any] = [value.detach().cpu() if isinstance(value, Tensor) else value]
     dist.broadcast_object_list(sent, source, device=HOST)
-    return sent[0].to(value.device) if isinstance(value, Tensor) and isinstance(sent[0], Tensor) else sent[0]
+    found: Any = sent[0]
+    return found.to(value.device) if isinstance(value, Tensor) else found  # type: ignore[no-any-return]
 
 
 def barrier(name: str) -> None:

@@ -17,7 +17,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
 from fulmen import ConfigurationError, Launcher
 from fulmen_ddp import group, watch
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 GRACE_SECONDS = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
+_stores: list[Any] = []
+"""The store of the launch that goes on. No frame may hold it: a traceback would keep it, a process that is forked later would
+inherit it, and to destroy it there waits for ever for a thread that only this process has."""
 END_SECONDS = 10.0
 """How long a rank may take to end once its work is done."""
 POLL_SECONDS = 0.2
@@ -72,28 +74,28 @@ class ProcessLauncher(Launcher):
         work: Any = (self.strategy, function, args)
         if self.method != "fork":
             work = self._pickled(work)
-        place, workers = self.strategy.place, []
+        place = self.strategy.place
+        workers: list[Worker] = []
         try:
             with forwarded_signals(workers):
                 self._start(work, workers)
-                store, place = self._meeting_point(place)
+                place = self._meeting_point(place)
                 for worker in workers:
                     with contextlib.suppress(OSError):  # it has ended already, which is reported below
                         worker.connection.send((place.address, place.port, place.hosted))
-                result = supervise(workers)
-                del store  # which must live as long as the processes
+                return supervise(workers)  # type: ignore[no-any-return]
         finally:
             end(workers)
-        return result  # type: ignore[no-any-return]
+            _stores.clear()
 
     def _pickled(self, work: Any) -> bytes:
         try:
             return pickle.dumps(work)
         except Exception as error:
             raise ConfigurationError(
-                f"start_method={self.method!r} sends the trainer, the module and its data to new processes, and something in them "
-                f"cannot be sent: {type(error).__name__}: {error}. Use strategy='ddp' in a script, which starts the program again "
-                "instead, or define functions and classes at the top of a module"
+                f"start_method={self.method!r} sends the trainer, the module and its data to new processes, and something in "
+                f"them cannot be sent: {type(error).__name__}: {error}. Use strategy='ddp' in a script, which starts the "
+                "program again instead, or define functions and classes at the top of a module"
             ) from error
 
     def _start(self, work: Any, workers: list[Worker]) -> None:
@@ -108,12 +110,12 @@ class ProcessLauncher(Launcher):
             theirs.close()
             workers.append(Worker(place.global_rank, process, ours))
 
-    def _meeting_point(self, place: Place) -> tuple[Any, Place]:
+    def _meeting_point(self, place: Place) -> Place:
         """Where the ranks find each other: a store in this process, which outlives them; among nodes, in rank 0."""
         if place.address is not None:
-            return None, place
-        store = dist.TCPStore(LOOPBACK, 0, None, True, self.strategy.timeout, wait_for_workers=False)
-        return store, replace(place, address=LOOPBACK, port=store.port, hosted=True)
+            return place
+        _stores.append(dist.TCPStore(LOOPBACK, 0, None, True, self.strategy.timeout, wait_for_workers=False))  # type: ignore[attr-defined]
+        return replace(place, address=LOOPBACK, port=_stores[0].port, hosted=True)
 
 
 # ---- In the new process
@@ -123,7 +125,7 @@ def run_rank(work: Any, place: Place, connection: Connection, parent: int, metho
     """The life of a rank."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches it once, through the process that started it
-    watch.end_with(parent)
+    watch.end_with(parent, at_once=True)
     watch.be_quiet(place.global_rank)
     try:
         address, port, hosted = connection.recv()

@@ -113,7 +113,7 @@ class Crew:
         place = strategy.place
         self.store: Any = None
         if place.address is None:
-            self.store = dist.TCPStore(LOOPBACK, 0, None, True, strategy.timeout, wait_for_workers=False)
+            self.store = dist.TCPStore(LOOPBACK, 0, None, True, strategy.timeout, wait_for_workers=False)  # type: ignore[attr-defined]
             place = replace(place, address=LOOPBACK, port=self.store.port, hosted=True)
         self.place = place
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -163,7 +163,7 @@ class Crew:
                 first = next((failure for failure in self.failures if not failure.is_echo), None)
                 own = own_failure(self.place.global_rank, error)[0]
                 if first is not None and (own.is_echo or isinstance(error, RankError)):
-                    raise first_of([first])
+                    raise first_of([first])  # noqa: B904 - its cause is its own traceback
             raise
 
     def _listen(self) -> None:
@@ -249,8 +249,8 @@ def crew_of(strategy: DDPStrategy) -> Crew:
     crew = _crew[0]
     if strategy.place.world_size != crew.place.world_size:
         raise ConfigurationError(
-            f"this program runs as {crew.place.world_size} processes already, and a trainer of {strategy.place.world_size} cannot "
-            "join them: use the same devices and num_nodes for all trainers of a program"
+            f"this program runs as {crew.place.world_size} processes already, and a trainer of {strategy.place.world_size} "
+            "cannot join them: use the same devices and num_nodes for all trainers of a program"
         )
     strategy.join(crew.place)
     return crew

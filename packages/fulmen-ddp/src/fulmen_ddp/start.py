@@ -26,7 +26,7 @@ def script_command() -> list[str] | None:
     path, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if is_notebook() or path is None or not sys.argv:
         return None
-    options = [option for option in _interpreter_options()]
+    options = _interpreter_options()
     if spec is not None and spec.name:
         name = spec.name.removesuffix(".__main__") if spec.name != "__main__" else None
         return [sys.executable, *options, "-m", name, *sys.argv[1:]] if name else None

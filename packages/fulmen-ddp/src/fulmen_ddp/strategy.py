@@ -167,7 +167,7 @@ class DDPStrategy(Strategy):
     def setup_module(self, module: nn.Module) -> nn.Module:
         """``module`` on its device, with the weights of rank 0 on every rank; outside a trainer as a DDP module."""
         if self.sync_batchnorm and self.world_size > 1:
-            module = with_sync_batchnorm(module)
+            module = with_sync_batchnorm(module, self.root_device)
         module = module.to(self.root_device)
         if self.world_size == 1:
             return module
@@ -279,11 +279,9 @@ class StepModule(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         """What the step returns."""
-        return self._step(*args)
+        return self._step(*args)  # type: ignore[operator]
 
 
 def original(module: nn.Module) -> nn.Module:
     """The module that DDP wraps."""
     return module.module if isinstance(module, DistributedDataParallel) else module
-
-

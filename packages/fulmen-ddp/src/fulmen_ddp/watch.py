@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -12,11 +14,20 @@ import warnings
 from fulmen import FulmenWarning
 
 POLL_SECONDS = 0.5
+PR_SET_PDEATHSIG = 1
 _watching: list[int] = []
 
 
-def end_with(parent: int) -> None:
-    """Let a thread end this process as soon as the process ``parent`` is gone."""
+def end_with(parent: int, at_once: bool = False) -> None:
+    """End this process as soon as the process ``parent`` is gone: a thread looks after it.
+
+    Args:
+        parent: Its number.
+        at_once: On Linux, also ask the kernel to do it: it does so where this process is stuck, too, and already when the
+            thread ends that has started this process.
+    """
+    if at_once and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if parent not in _watching:
         _watching.append(parent)
         threading.Thread(target=_watch, args=(parent,), name="fulmen-ddp-parent", daemon=True).start()

@@ -26,8 +26,8 @@ def flat_tensors(nested: Any) -> list[Tensor]:
     return [leaf.detach().cpu() for leaf in pytree.tree_leaves(nested) if isinstance(leaf, Tensor)]
 
 
-def run_file(file: Path, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What onnxruntime computes with ``file`` on the host, by the name of the output.
+def run_file(file: Path, sample: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What onnxruntime computes on the host with ``file`` and its inputs in their order, by the name of the output.
 
     Raises:
         ConfigurationError: onnxruntime cannot run it.
@@ -36,7 +36,7 @@ def run_file(file: Path, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
 
     try:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        inputs = zip(session.get_inputs(), flat_tensors((args, dict(kwargs))), strict=True)
+        inputs = zip(session.get_inputs(), sample, strict=True)
         found = session.run(None, {each.name: tensor.numpy() for each, tensor in inputs})
     except Exception as error:  # onnxruntime and numpy have many types
         text = str(error).strip().splitlines()[0]

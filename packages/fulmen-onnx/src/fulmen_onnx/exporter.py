@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from fulmen import ConfigurationError, Exporter
 from fulmen.contracts.exporter import example_arguments, replacing
@@ -29,6 +30,22 @@ class ONNXExporter(Exporter):
     The file is written beside its target, checked, and renamed: a file that exists has passed. Weights are in the file;
     where they exceed what one file can hold (2 GB), or with ``external_data=True``, they lie in ``NAME.data`` beside it, and
     then the two files are replaced one after the other.
+
+    Options:
+        dynamic_shapes: Which dimensions may have any size, as ``torch.export.export`` takes it, or with names for
+            dimensions: ``{"x": {0: "batch"}}``, ``({0: torch.export.Dim("batch", max=64)},)``. Others have the size
+            that they have in the sample. ``Dim.AUTO`` leaves the choice to torch and is not checked.
+        opset_version: Of ONNX; ``None``: torch's default.
+        input_names: For the inputs, in their order; ``None``: the arguments of ``forward``.
+        output_names: For the outputs, in their order; ``None``: torch's choice.
+        check: Run the file with onnxruntime on the sample and compare.
+        rtol: Relative tolerance of the comparison.
+        atol: Absolute tolerance of the comparison.
+        quantize: ``"int8"``: weights of linear and recurrent layers as 8-bit integers, inputs of these layers quantised as
+            they come (dynamic quantisation). The difference it makes is in :func:`fulmen_onnx.read_report`.
+        int8_atol: The largest difference that ``quantize`` may make; ``None``: any.
+        external_data: Whether weights go to a file of their own; ``None``: where one file cannot hold them.
+        export_params: Has to be ``True``: weights are part of the file. Lightning users pass it.
 
     >>> from fulmen.testing import Regression
     >>> import torch
@@ -61,22 +78,7 @@ class ONNXExporter(Exporter):
             module: What to export; its ``forward`` is.
             path: The file; ``None``: return the ``torch.onnx.ONNXProgram``.
             input_sample: Arguments of ``forward``; ``None`` takes ``module.example_input_array``.
-            dynamic_shapes: Which dimensions may have any size, as ``torch.export.export`` takes it, or with names for
-                dimensions: ``{"x": {0: "batch"}}``, ``({0: torch.export.Dim("batch", max=64)},)``. With a name, torch
-                finds the limits itself, and gets further (the length in an LSTM). Others have the size that they have in the
-                sample. ``Dim.AUTO`` leaves the choice to torch and is not checked.
-            opset_version: Of ONNX; ``None``: torch's default.
-            input_names: For the inputs, in their order; ``None``: the arguments of ``forward``.
-            output_names: For the outputs, in their order; ``None``: torch's choice.
-            check: Run the file with onnxruntime on the sample and compare.
-            rtol: Relative tolerance of the comparison.
-            atol: Absolute tolerance of the comparison.
-            quantize: ``"int8"``: weights of linear and recurrent layers as 8-bit integers, inputs of these layers quantised as
-                they come (dynamic quantisation). The difference it makes is in :func:`fulmen_onnx.read_report`.
-            int8_atol: The largest difference that ``quantize`` may make; ``None``: any.
-            external_data: Whether weights go to a file of their own; ``None``: where one file cannot hold them.
-            export_params: Has to be ``True``: weights are part of the file. Lightning users pass it.
-            **unknown: An error.
+            **unknown: An error. The class explains the others.
 
         Returns:
             The file; without ``path``, the program.
@@ -89,48 +91,52 @@ class ONNXExporter(Exporter):
         self.refuse(unknown)
         args, kwargs = example_arguments(module, input_sample)
         expected = flat_tensors(module(*args, **kwargs)) if check else []
-        names = {"opset_version": opset_version, "input_names": input_names, "output_names": output_names}
-        try:
-            program = _exported(module, args, kwargs, dynamic_shapes, **names)
-        except Exception:
-            if dynamic_shapes is None:
-                raise
-            torch._dynamo.reset()  # torch fixes sizes that earlier exports in this process had; costs compiled code elsewhere
-            program = _exported(module, args, kwargs, dynamic_shapes, **names)
+        with _less_noise(), _fresh_kernels():
+            program = torch.onnx.export(
+                module, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic_shapes, opset_version=opset_version,
+                input_names=input_names, output_names=output_names, verbose=False,
+            )  # fmt: skip
+        assert program is not None  # only the older exporter returns nothing
+        require_dynamic(module, program.model, dynamic_shapes, args, kwargs)
+        sample, name = flat_tensors((args, kwargs)), type(module).__name__
         if path is None:
             with tempfile.TemporaryDirectory(prefix="fulmen-onnx-") as folder:
                 file = Path(folder) / "model.onnx"
                 program.save(file, external_data=external_data)
                 if check:
-                    compare(type(module).__name__, expected, run_file(file, args, kwargs), rtol, atol)
+                    compare(name, expected, run_file(file, sample), rtol, atol)
             return program
         with replacing(path) as file:
             program.save(file, external_data=external_data)
-            report = {}
-            if check:
-                found = run_file(file, args, kwargs)
-                report["max_difference"] = compare(type(module).__name__, expected, found, rtol, atol)
+            report = {"max_difference": compare(name, expected, run_file(file, sample), rtol, atol)} if check else {}
             if quantize is not None:
-                exact = run_file(file, args, kwargs)
-                quantize_weights(file)
-                found = run_file(file, args, kwargs)
-                report["int8_max_difference"] = compare(
-                    f"{type(module).__name__} in int8", list(exact.values()), found, 0.0, int8_atol
-                )
+                report["int8_max_difference"] = _quantized(file, name, sample, int8_atol)
             write_report(file, report)
         return Path(path)
 
 
-def _exported(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, **names: Any) -> Any:
-    """The ``torch.onnx.ONNXProgram``, with the dynamic dimensions that were asked for."""
-    with _less_noise():
-        program = torch.onnx.export(
-            module, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False, **names
-        )
-    if program is None:  # only the older exporter returns nothing
-        raise ConfigurationError(f"torch {torch.__version__} returned no ONNX program; fulmen-onnx needs torch 2.6 or newer")
-    require_dynamic(module, program.model, dynamic_shapes, args, kwargs)
-    return program
+def _quantized(file: Path, name: str, sample: Sequence[Tensor], int8_atol: float | None) -> float:
+    """Quantise the file in place; the difference that it makes."""
+    exact = list(run_file(file, sample).values())
+    quantize_weights(file)
+    return compare(f"{name} in int8", exact, run_file(file, sample), 0.0, int8_atol)
+
+
+@contextmanager
+def _fresh_kernels() -> Iterator[None]:
+    """Let torch export recurrent layers afresh.
+
+    For dynamic shapes torch 2.13 replaces their kernels during an export, and overlooks those that it has cached: an LSTM
+    that was exported with a fixed length once could not be exported with a dynamic one in the same process.
+    """
+    recurrent = [getattr(overload, "_dispatch_cache", {}) for overload in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)]
+    try:
+        for cache in recurrent:
+            cache.clear()
+        yield
+    finally:
+        for cache in recurrent:
+            cache.clear()
 
 
 @contextmanager

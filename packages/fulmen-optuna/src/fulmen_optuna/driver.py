@@ -31,39 +31,52 @@ def optimize(
     workers: int = 1,
     on_error: Literal["continue", "stop"] = "continue",
     folder: str | os.PathLike[str] | None = None,
-) -> optuna.Study:
+) -> optuna.Study | None:
     """Run a study until ``n_trials`` trials are finished, those of earlier calls included.
 
     A trial that raises is marked as failed, with its traceback in ``trial.user_attrs["error"]``. One whose process died is
-    marked likewise by the next call, and its parameters are queued again.
+    marked likewise by the next call, and its parameters are queued again. The README explains each option.
 
     Args:
-        objective: Called with each trial. It returns the value, and trains however it likes; or it returns a
-            :class:`fulmen.Module`, which is trained here, with pruning. For ``workers`` it must be importable, so that new
-            processes find it: a function of a module, not a lambda.
-        train_dataloaders: Data for the modules, as ``trainer.fit`` takes it; made anew in each process.
+        objective: Called with each trial; returns its value, or a :class:`fulmen.Module` to train here, with pruning. New
+            processes must be able to import it.
+        train_dataloaders: Data for modules, as ``trainer.fit`` takes it; each process gets a copy.
         val_dataloaders: The same, for validation.
         n_trials: Trials in the study, in the end.
-        datamodule: Data instead of loaders; each trial gets a copy.
-        monitor: The metric whose last value is that of a trial, where ``objective`` returns modules.
+        datamodule: Data instead of loaders.
+        monitor: The metric whose last value is that of a module's trial.
         trainer: Options of the trainer for modules; each trial gets copies of the parts among them.
-        storage: ``None``: in memory; ``"sqlite:///study.db"`` or another database URL; a path: a journal file, which also
-            serves many processes, on a shared folder too; or a storage of Optuna.
-        study_name: With a storage, the study to create or continue; ``None``: ``"fulmen"``.
-        direction: Of the value.
-        sampler: Of Optuna; ``None``: its default. Workers get copies with other seeds.
-        pruner: Of Optuna; ``None``: its default.
+        storage: ``None``: in memory; a database URL; the path of a journal file; or a storage of Optuna.
+        study_name: The study in the storage, to create or continue; ``None``: ``"fulmen"``.
+        direction: ``"minimize"`` or ``"maximize"``.
+        sampler: Of Optuna; workers get copies with other seeds.
+        pruner: Of Optuna.
         workers: Processes that run trials at the same time.
         on_error: After a trial that raised: ``"continue"`` with a warning, or ``"stop"`` and raise.
-        folder: Where trials of modules go: loggers' files to ``trial-0007/``, and weights of the best trial to
-            ``trial-0007.ckpt``, whose path is in ``study.best_trial.user_attrs["checkpoint"]``. ``None``: no checkpoints.
+        folder: Where modules' trials write. The weights of the best stay; ``user_attrs["checkpoint"]`` is their path.
 
     Returns:
-        The study.
+        The study; on ranks other than 0 of a distributed run, ``None``.
 
     Raises:
         ConfigurationError: An option has a wrong value.
     """
+    _check_options(n_trials, direction, storage, workers, on_error)
+    folder = None if folder is None else os.path.abspath(folder)
+    job = Job(
+        objective, train_dataloaders, val_dataloaders, datamodule, monitor, dict(trainer or {}), folder, on_error, storage,
+        study_name or "fulmen", sampler, pruner,
+    )  # fmt: skip
+    runtime = job.shared_runtime()
+    if runtime is not None and not runtime.is_global_zero:
+        return run_trials(job, None, runtime, lambda: True)
+    study = _open_study(job, direction)
+    if workers > 1:
+        return run_in_processes(job, study, n_trials, workers)
+    return run_trials(job, study, runtime, lambda: count_finished(study) < n_trials)
+
+
+def _check_options(n_trials: Any, direction: Any, storage: Any, workers: Any, on_error: Any) -> None:
     if n_trials < 1 or workers < 1:
         name, value = ("n_trials", n_trials) if n_trials < 1 else ("workers", workers)
         raise ConfigurationError(f"optimize {name}={value!r} is not allowed; allowed: a whole number from 1")
@@ -76,26 +89,18 @@ def optimize(
             f"optimize workers={workers} needs a storage that processes share; pass storage='study.journal' or "
             "storage='sqlite:///study.db'"
         )
-    job = Job(
-        objective, train_dataloaders, val_dataloaders, datamodule, monitor, dict(trainer or {}),
-        None if folder is None else os.path.abspath(folder), on_error, storage,
-        study_name or "fulmen", sampler, pruner,
-    )  # fmt: skip
-    runtime = job.shared_runtime()
-    if runtime is not None and not runtime.is_global_zero:
-        return run_trials(job, None, runtime, lambda: True)  # type: ignore[return-value]
+
+
+def _open_study(job: Job, direction: Literal["minimize", "maximize"]) -> optuna.Study:
+    """The study, as earlier calls left it."""
     study = optuna.create_study(
-        storage=open_storage(storage), study_name=job.study_name if storage is not None else None, direction=direction,
-        sampler=sampler, pruner=pruner, load_if_exists=True,
+        storage=open_storage(job.storage), study_name=job.study_name if job.storage is not None else None, direction=direction,
+        sampler=job.sampler, pruner=job.pruner, load_if_exists=True,
     )  # fmt: skip
     if study.direction.name.lower() != direction:
         raise ConfigurationError(
-            f"the study {job.study_name!r} in {storage!r} has direction {study.direction.name.lower()!r}, and not "
+            f"the study {job.study_name!r} in {job.storage!r} has direction {study.direction.name.lower()!r}, and not "
             f"{direction!r}; choose another study_name"
         )
     give_up_orphans(study)
-    if workers == 1:
-        run_trials(job, study, runtime, lambda: count_finished(study) < n_trials)
-    else:
-        run_in_processes(job, study, n_trials, workers)
     return study

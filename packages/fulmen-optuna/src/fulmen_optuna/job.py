@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from fulmen import ConfigurationError, Module, Runtime, Trainer
+from fulmen import Callback, ConfigurationError, Module, Runtime, Trainer
 from fulmen.errors import listing, warn
 from fulmen_optuna.pruning import PRUNED, OptunaPruning
 from fulmen_optuna.storages import ERROR, PROCESS, this_process
@@ -48,6 +48,7 @@ class Job:
         if self.monitor is not None:
             callbacks.append(OptunaPruning(trial, self.monitor))
         if self.folder is not None:
+            callbacks.append(KeepWeights(str(_checkpoint(self.folder, trial.number))))
             options.setdefault("default_root_dir", os.path.join(self.folder, f"trial-{trial.number:04d}"))
         return Trainer(**options, callbacks=callbacks)
 
@@ -58,6 +59,19 @@ class Job:
         quiet = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
         runtime = Trainer(**{**copy.deepcopy(self.options), **quiet}).runtime
         return None if runtime.must_launch or runtime.world_size == 1 else runtime
+
+
+class KeepWeights(Callback):
+    """Writes the weights at the end of a trial, where all ranks are still there."""
+
+    runs_last = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_fit_end(self, trainer: Trainer, module: Module) -> None:
+        """Write them."""
+        trainer.save_checkpoint(self.path, weights_only=True)
 
 
 def run_trials(
@@ -89,7 +103,7 @@ _NO_MORE = KeyboardInterrupt("no more trials")
 
 def run_trial(job: Job, study: optuna.Study | None, trial: Any, runtime: Runtime | None) -> BaseException | None:
     """Run a trial and tell the study; what it raised."""
-    value, error, state, trainer = None, None, TrialState.COMPLETE, None
+    value, error, state = None, None, TrialState.COMPLETE
     try:
         result = job.objective(trial) if trial is not None else None
         if runtime is not None:
@@ -97,7 +111,7 @@ def run_trial(job: Job, study: optuna.Study | None, trial: Any, runtime: Runtime
             if trial is None:
                 return _NO_MORE
         if isinstance(result, Module):
-            value, trainer = _train(job, trial, result)
+            value = _train(job, trial, result)
         else:
             value = float(result)  # type: ignore[arg-type]  # anything else is the error that it raises
     except optuna.TrialPruned:
@@ -108,7 +122,7 @@ def run_trial(job: Job, study: optuna.Study | None, trial: Any, runtime: Runtime
         return error
     if state is TrialState.FAIL and _was_pruned(study, trial):
         error, state = None, TrialState.PRUNED  # another process raised it, and what arrived here may be of another type
-    _tell(job, study, trial, state, value, error, trainer)
+    _tell(job, study, trial, state, value, error)
     return error
 
 
@@ -131,7 +145,7 @@ def _from_rank_0(job: Job, runtime: Runtime, trial: Any, result: Any) -> tuple[A
     return trial, job.objective(trial)
 
 
-def _train(job: Job, trial: Any, module: Module) -> tuple[float, Trainer]:
+def _train(job: Job, trial: Any, module: Module) -> float:
     if job.monitor is None:
         raise ConfigurationError("optimize needs monitor= where the objective returns a module: which metric is the value?")
     trainer = job.make_trainer(trial)
@@ -144,12 +158,10 @@ def _train(job: Job, trial: Any, module: Module) -> tuple[float, Trainer]:
         raise ConfigurationError(
             f"optimize monitor={job.monitor!r} was never logged in trial {trial.number}; logged are: {listing(sorted(found))}"
         )
-    if job.folder is not None:
-        trainer.save_checkpoint(_checkpoint(job.folder, trial.number), weights_only=True)
-    return float(found[job.monitor]), trainer  # synchronises: once per trial
+    return float(found[job.monitor])  # synchronises: once per trial
 
 
-def _tell(job: Job, study: optuna.Study, trial: Any, state: TrialState, value: Any, error: Any, trainer: Any) -> None:
+def _tell(job: Job, study: optuna.Study, trial: Any, state: TrialState, value: Any, error: Any) -> None:
     if error is not None:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         trial.set_user_attr(ERROR, text)
@@ -159,7 +171,7 @@ def _tell(job: Job, study: optuna.Study, trial: Any, state: TrialState, value: A
                 f"trial {trial.number} failed: {type(error).__name__}: {error}. Its traceback is in "
                 f"study.trials[{trial.number}].user_attrs[{ERROR!r}]; the study goes on",
             )
-    if trainer is not None and job.folder is not None:
+    if job.folder is not None and state is TrialState.COMPLETE and _checkpoint(job.folder, trial.number).exists():
         trial.set_user_attr(CHECKPOINT, str(_checkpoint(job.folder, trial.number)))
     study.tell(trial, value if state is TrialState.COMPLETE else None, state)
     if job.folder is not None:

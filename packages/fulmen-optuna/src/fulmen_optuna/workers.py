@@ -16,7 +16,7 @@ from fulmen_optuna.job import Job, run_trials
 from fulmen_optuna.storages import ERROR, count_finished, give_up_orphans, open_storage
 
 
-def run_in_processes(job: Job, study: optuna.Study, n_trials: int, workers: int) -> None:
+def run_in_processes(job: Job, study: optuna.Study, n_trials: int, workers: int) -> optuna.Study:
     """Run trials in new processes until ``n_trials`` are finished. A process that dies is replaced, and its trial queued again.
 
     Raises:
@@ -54,6 +54,7 @@ def run_in_processes(job: Job, study: optuna.Study, n_trials: int, workers: int)
             process.join()
     if job.on_error == "stop":
         _raise_failure(study)
+    return study
 
 
 def _raise_failure(study: optuna.Study) -> None:

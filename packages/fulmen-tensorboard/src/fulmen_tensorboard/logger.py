@@ -337,13 +337,16 @@ class TensorBoardLogger(Logger):
         self._folder_is_ours = True
 
     def _rewind(self) -> int | None:
-        """Take back what the record has beyond its state; the step from which a running TensorBoard must forget too."""
+        """Take back what the record has beyond its state; the step from which a running TensorBoard must forget too.
+
+        The first of a folder is 0: TensorBoard counts no start but the second as one that takes something back.
+        """
         if self._end is not None:
             cut(*self._end)  # TensorBoard takes the first that it finds, and the run goes on
             self._end = None
         state, self._resumed = self._resumed, {}
         if not state:
-            return None
+            return None if sizes(Path(self.event_dir)) else 0
         if missing := rewind(Path(self.event_dir), state["files"]):
             warn("tensorboard-missing", f"rows of this run are gone: {', '.join(missing)} in {self.event_dir}")
         self._step, self._last_step = state["step"], state["last_step"]

@@ -11,6 +11,7 @@ import sys
 import threading
 
 import torch
+from fulmen_xla import XLAStrategy
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
@@ -68,6 +69,7 @@ class Tell(Callback):
         own = torch.tensor([rank + 1.0])
         told = {
             "rank": rank,
+            "imported_again": sys.modules["__main__"].__name__ == "__mp_main__",
             "world_size": trainer.world_size,
             "reduced": {op: float(strategy.all_reduce(own, op)) for op in ("sum", "mean", "min", "max")},
             "gathered": strategy.all_gather(own).tolist(),
@@ -89,7 +91,13 @@ compile_in_turns()  # also in the process that torch_xla starts, which imports t
 
 if __name__ == "__main__":
     module = Job(fails=int(sys.argv[1]))
-    trainer = quiet(accelerator="xla", max_epochs=2, accumulate_grad_batches=int(sys.argv[2]), callbacks=Tell())
+    trainer = quiet(
+        accelerator="xla",
+        strategy=XLAStrategy(start_method=sys.argv[3]),
+        max_epochs=2,
+        accumulate_grad_batches=int(sys.argv[2]),
+        callbacks=Tell(),
+    )
     trainer.fit(module, data(4))
     result = trainer.test(module, data(4), verbose=False)
     weights = [round(value, 5) for value in module.net[0].weight.flatten().tolist()]
