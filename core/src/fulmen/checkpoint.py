@@ -120,7 +120,7 @@ def training_state(run: Run) -> dict[str, Any]:
         "precision": run.runtime.precision.state_dict(),
         "loggers": [{"class": type(logger).__qualname__, "state": _logger_state(logger)} for logger in run.loggers],
         **own,
-        "ranks": _of_all_ranks(run, own),
+        **_of_all_ranks(run, own),
         "run": {
             "id": run.run_id,
             "module": type(run.module).__qualname__,
@@ -157,10 +157,10 @@ def _open_window(run: Run) -> dict[str, Any]:
     return state
 
 
-def _of_all_ranks(run: Run, own: dict[str, Any]) -> list[dict[str, Any]]:
+def _of_all_ranks(run: Run, own: dict[str, Any]) -> dict[str, Any]:
     """What each rank has of its own; nothing in one process."""
     count = run.runtime.world_size
-    return [run.runtime.broadcast(own, rank) for rank in range(count)] if count > 1 else []
+    return {"ranks": [run.runtime.broadcast(own, rank) for rank in range(count)]} if count > 1 else {}
 
 
 def own_part(run: Run, checkpoint: Mapping[str, Any], key: str) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from eventfiles import read
+from fulmen_tensorboard.histograms import histogram
 
 from fulmen import Callback, ConfigurationError
 from fulmen.callbacks import HistogramMonitor
 from fulmen.loggers import TensorBoardLogger
 from fulmen.testing import Failure, Validated, batches, quiet
 from fulmen.testing.conformance.measure import Between, DeviceReads
-from fulmen_tensorboard.histograms import histogram
 
 
 def fit(logger, callbacks, module=None, **options):
@@ -98,9 +98,7 @@ class TestTrainings:
     def test_without_a_logger_for_them(self):
         with pytest.raises(ConfigurationError) as caught:
             fit("csv", [HistogramMonitor()])
-        assert str(caught.value) == (
-            "HistogramMonitor needs a TensorBoardLogger: use logger='tensorboard', or drop it"
-        )
+        assert str(caught.value) == ("HistogramMonitor needs a TensorBoardLogger: use logger='tensorboard', or drop it")
 
     def test_fast_dev_run_does_without(self, tmp_path):
         fit("tensorboard", [HistogramMonitor(1)], fast_dev_run=True)

@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fulmen_tensorboard
 import pytest
 import torch
 from eventfiles import events, read, scalars
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-import fulmen_tensorboard
 from fulmen import Callback, ConfigurationError, FulmenWarning
 from fulmen.loggers import TensorBoardLogger
 from fulmen.testing import FailingModule, Failure, RecordingLogger, Validated, batches, quiet
@@ -111,7 +111,11 @@ def test_values_that_are_no_numbers_of_this_world():
     logger.log_metrics({"nan": math.nan, "inf": -math.inf, "big": 1e300, "tensor": torch.tensor(2.5)}, 3)
     logger.finalize("success")
     assert math.isnan(scalars(logger.log_dir, "nan")[0][1])
-    assert [scalars(logger.log_dir, name) for name in ("inf", "big", "tensor")] == [[(3, -math.inf)], [(3, math.inf)], [(3, 2.5)]]
+    assert [scalars(logger.log_dir, name) for name in ("inf", "big", "tensor")] == [
+        [(3, -math.inf)],
+        [(3, math.inf)],
+        [(3, 2.5)],
+    ]
 
 
 def test_fast_dev_run_writes_nothing(tmp_path):
@@ -485,8 +489,8 @@ def test_a_folder_that_is_gone_is_a_warning():
         fit(TensorBoardLogger("new"), Drawn(torch.ones(2, 3)), ckpt_path="cut.ckpt")
     assert str(caught[0].message) == (
         f"[tensorboard-moved] the checkpoint continues the event files in {Path('new/fulmen_logs/version_0')}, which does not "
-        f"exist; they go on in {Path('new/fulmen_logs/version_0')}, without the earlier rows. To continue them, give the logger "
-        "the save_dir and name it had"
+        f"exist; they go on in {Path('new/fulmen_logs/version_0')}, without the earlier rows. To continue them, give the "
+        "logger the save_dir and name it had"
     )
     assert len(scalars("new/fulmen_logs/version_0", "train_loss_step")) == 5
 

@@ -109,7 +109,10 @@ def test_it_shows_everything(board):
     board.wait(lambda: board.steps(SECOND, "val_loss"), lambda steps: steps == [7])
     assert board.steps(FIRST, "train_loss_step") == list(range(8))
     histograms = board.get("plugin/histograms/histograms", run=FIRST, tag="gradients/net.0.weight")
-    assert [(step, sum(count for *_, count in bins)) for _, step, bins in histograms] == [(3, pytest.approx(15)), (7, pytest.approx(15))]
+    assert [(step, sum(count for *_, count in bins)) for _, step, bins in histograms] == [
+        (3, pytest.approx(15)),
+        (7, pytest.approx(15)),
+    ]
     (image,) = board.wait(lambda: board.get("plugin/images/images", run=FIRST, tag="picture", sample=0), len)
     assert image["step"] == 1
     assert board.picture(image["query"]).startswith(b"\x89PNG")

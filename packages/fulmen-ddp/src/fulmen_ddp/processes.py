@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 from fulmen import ConfigurationError, Launcher
 from fulmen_ddp import group, watch
