@@ -209,3 +209,18 @@ def test_it_is_given_by_name(tmp_path):
     assert (callback.every_n_steps, callback.dirpath, callback.every_seconds) == (5, str(tmp_path), 600.0)
     (default,) = quiet(enable_checkpointing=True).checkpoint_callbacks
     assert (type(default), default.every_n_steps) == (RecoveryCheckpoint, None)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_means_of_an_epoch_that_a_maximum_cut_short_are_those_of_the_whole(tmp_path, steps):
+    def run(folder, ckpt_path=None, **options):
+        saver = RecoveryCheckpoint(tmp_path / folder)
+        trainer = quiet(max_epochs=1, enable_checkpointing=True, callbacks=saver, **options)
+        trainer.fit(Validated(), batches(6), batches(1), ckpt_path=ckpt_path)
+        return trainer
+
+    whole = run("whole")
+    run("cut", max_steps=steps)
+    resumed = run("cut", "last")
+    assert resumed.callback_metrics["train_loss_epoch"] == whole.callback_metrics["train_loss_epoch"]
+    assert resumed.callback_metrics["val_loss"] == whole.callback_metrics["val_loss"]

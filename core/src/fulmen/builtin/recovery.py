@@ -64,8 +64,9 @@ class RecoveryCheckpoint(Checkpoint):
         self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Module) -> None:
-        """Save between two epochs."""
-        self.save(trainer)
+        """Save between two epochs. One that was cut short was saved where it can be continued, with its unfinished means."""
+        if trainer.progress.epoch_is_complete:
+            self.save(trainer)
 
     def _after_batch(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         before, self._updates = self._updates, trainer.progress.updates
