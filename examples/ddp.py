@@ -46,7 +46,13 @@ def accuracy(strategy: str, devices: int, epochs: int) -> tuple[float, fulmen.Tr
     data = TensorDataset(torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(labels))
     train, test = torch.utils.data.Subset(data, range(1440)), torch.utils.data.Subset(data, range(1440, len(data)))
     trainer = fulmen.Trainer(
-        accelerator="cpu", strategy=strategy, devices=devices, max_epochs=epochs, logger=False, enable_checkpointing=False
+        accelerator="cpu",
+        strategy=strategy,
+        devices=devices,
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
     )
     module = Digits()
     trainer.fit(module, DataLoader(train, 48 // devices))
@@ -59,7 +65,7 @@ def main() -> None:
     parser.add_argument("--folder", default="runs/ddp")
     parser.add_argument("--quick", action="store_true", help="a few seconds")
     arguments = parser.parse_args()
-    epochs = 3 if arguments.quick else 20
+    epochs = 8 if arguments.quick else 20
 
     two, trainer = accuracy("ddp", 2, epochs)  # starts this program a second time, as rank 1
     if not trainer.is_global_zero:

@@ -381,10 +381,7 @@ class Metrics:
         scopes = [scope for scope in self._scopes.values() if scope.phase == "train"]
         totals = self._shared_totals([meter for scope in scopes for meter in scope.meters.values()])
         return {
-            "epoch": [
-                [scope.batches, [{**meter.state_dict(), **totals.get(meter, {})} for meter in scope.meters.values()]]
-                for scope in scopes
-            ],
+            "epoch": [[s.batches, [{**m.state_dict(), **totals.get(m, {})} for m in s.meters.values()]] for s in scopes],
             "published": {key: value.clone() if isinstance(value, Tensor) else value for key, value in self._published.items()},
             "positions": dict(self._positions),
         }

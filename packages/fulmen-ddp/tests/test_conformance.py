@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from fulmen_ddp import DDPStrategy, SlurmEnvironment, TorchrunEnvironment
 from test_environments import SLURM, TORCHRUN
 
 from fulmen.testing.conformance import EnvironmentSuite, StrategySuite
-from fulmen_ddp import DDPStrategy, SlurmEnvironment, TorchrunEnvironment
+
+RANKS = {"world_size": 4, "global_rank": 3, "local_rank": 1, "node_rank": 1}
 
 
 class TestDDP(StrategySuite):
@@ -17,7 +21,7 @@ class TestDDP(StrategySuite):
 
 class TestTorchrun(EnvironmentSuite):
     name, variables, numbers = "torchrun", TORCHRUN, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    expected = dict(world_size=4, global_rank=3, local_rank=1, node_rank=1, main_address="10.0.0.1", main_port=29500)
+    expected: ClassVar = {**RANKS, "main_address": "10.0.0.1", "main_port": 29500}
 
     def make(self, folder):
         return TorchrunEnvironment()
@@ -25,7 +29,7 @@ class TestTorchrun(EnvironmentSuite):
 
 class TestSlurm(EnvironmentSuite):
     name, variables, numbers = "slurm", SLURM, ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID")
-    expected = dict(world_size=4, global_rank=3, local_rank=1, node_rank=1, main_address="gpu07", main_port=17387)
+    expected: ClassVar = {**RANKS, "main_address": "gpu07", "main_port": 17387}
 
     def make(self, folder):
         return SlurmEnvironment()

@@ -150,6 +150,7 @@ class Writer(SummaryWriter):
             if self.purge_step is not None:
                 start = SessionLog(status=SessionLog.START)
                 self.file_writer.add_event(Event(session_log=start), self.purge_step)
+                event_file.flush()
                 self.purge_step = None
         return self.file_writer
 
