@@ -73,6 +73,7 @@ def main(given):
             "files": sorted(path.name for path in (folder / "best").iterdir()),
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "loggers": [str(logger.log_dir) for logger in trainer.loggers],
+            "log_dir": trainer.log_dir,  # rank 0 alone asks
         }
         torch.save(report, folder / "report")
 

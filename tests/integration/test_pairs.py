@@ -83,6 +83,7 @@ def test_each_logger_records_a_run_of_two_ranks_once(tmp_path):
     folders = dict(zip(LOGGERS, report["loggers"], strict=True))
     losses = {"csv": csv_losses(folders["csv"]), "tensorboard": event_losses(folders["tensorboard"])}
     losses["mlflow"] = mlflow_losses(tmp_path / "run")
+    assert report["log_dir"] == folders["csv"]
     assert len(losses["csv"]) == 2
     for name, found in losses.items():
         assert found == pytest.approx(losses["csv"], rel=1e-6), name

@@ -12,7 +12,7 @@ from fulmen.contracts.module import load_weights
 from fulmen.progress import Progress
 from fulmen.state import Run
 
-FLAGS = ("status", "stop_reason", "stop_requested", "stop_now", "validates", "accumulate", "run_id")
+FLAGS = ("status", "stop_reason", "stop_requested", "stop_now", "validates", "accumulate", "run_id", "log_dir")
 
 
 def earlier_run(run: Run) -> tuple[Progress, str]:

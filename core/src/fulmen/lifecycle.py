@@ -100,6 +100,8 @@ def set_up(run: Run, ckpt_path: Any) -> None:
     if checkpoint is not None and run.stage == "fit":
         run.resumed = checkpoint
         apply_loggers(run, checkpoint)
+    if runtime.world_size > 1:
+        run.log_dir = runtime.broadcast(run.trainer.log_dir)
     owners = [owner for owner in (datamodule, module) if owner is not None]
     if runtime.local_rank == 0:
         for owner in owners:

@@ -98,6 +98,8 @@ class Run:
     """The checkpoint that this run resumes from, until its last part is applied."""
     run_id: str = ""
     """The same before and after a resume."""
+    log_dir: str | None = None
+    """That of rank 0, in a distributed run."""
     results: Any = None
     toggled: dict[torch.nn.Parameter, bool] = field(default_factory=dict)
 

@@ -283,9 +283,13 @@ class TrainerView:
 
     @property
     def log_dir(self) -> str:
-        """The folder of this run, on every rank: that of the first logger that has one, else :attr:`default_root_dir`."""
-        found = next((logger.log_dir for logger in self._loggers if logger.log_dir), self.default_root_dir)
-        return self.runtime.broadcast(found)  # type: ignore[no-any-return]
+        """The folder of this run, on every rank: that of the first logger that has one, else :attr:`default_root_dir`.
+
+        In a distributed run the ranks have agreed on it when they were set up, so that afterwards each may ask alone.
+        """
+        if self._run is not None and self._run.log_dir is not None:
+            return self._run.log_dir
+        return next((logger.log_dir for logger in self._loggers if logger.log_dir), self.default_root_dir)
 
     @property
     def default_root_dir(self) -> str:
