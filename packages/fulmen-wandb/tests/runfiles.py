@@ -1,0 +1,78 @@
+"""Read the files of offline runs: a log in the format of LevelDB, of records in wandb's own."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from wandb.proto import wandb_internal_pb2 as pb
+
+BLOCK, HEADER, START = 32768, 7, 7
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def records(path: Path) -> Iterator[pb.Record]:
+    data, position, parts = path.read_bytes(), START, b""
+    assert data[:4] == b":W&B"
+    while position + HEADER <= len(data):
+        if (left := BLOCK - position % BLOCK) < HEADER:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + HEADER])
+        part = data[position + HEADER : position + HEADER + length]
+        position += HEADER + length
+        if kind in (FULL, LAST):
+            yield pb.Record.FromString(part if kind == FULL else parts + part)
+            parts = b""
+        elif kind in (FIRST, MIDDLE):
+            parts = part if kind == FIRST else parts + part
+
+
+def files(folder) -> list[Path]:
+    """The runs' files, in the order in which they were begun. wandb's own process may still be writing: waits for it."""
+    found = sorted(Path(folder).rglob("*.wandb"), key=lambda path: path.parent.name)
+    end = time.monotonic() + 30
+    while not all(any(each.WhichOneof("record_type") == "exit" for each in records(path)) for path in found):
+        assert time.monotonic() < end, f"a run of {found} never ended"
+        time.sleep(0.02)
+    return found
+
+
+def found(folder, kind) -> list:
+    """All records of a kind, as ``(run's id, record)``."""
+    every = [(path.stem.removeprefix("run-"), record) for path in files(folder) for record in records(path)]
+    return [(run, getattr(record, kind)) for run, record in every if record.WhichOneof("record_type") == kind]
+
+
+def items(values) -> dict:
+    """Names may have parts."""
+    return {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in values}
+
+
+def rows(folder) -> list[dict]:
+    return [items(record.item) for _, record in found(folder, "history")]
+
+
+def values(folder, name) -> list[tuple[int, float]]:
+    return [(row["trainer/global_step"], row[name]) for row in rows(folder) if name in row]
+
+
+def config(folder) -> dict:
+    merged: dict = {}
+    for _, record in [*found(folder, "run")]:
+        merged.update(items(record.config.update))
+    for _, record in found(folder, "config"):
+        for each in record.update:
+            keys = [each.key] if each.key else list(each.nested_key)
+            place = merged
+            for key in keys[:-1]:
+                place = place.setdefault(key, {})
+            place[keys[-1]] = json.loads(each.value_json)
+    return merged
+
+
+def exit_codes(folder) -> list[int]:
+    return [record.exit_code for _, record in found(folder, "exit")]
