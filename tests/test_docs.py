@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,10 +43,23 @@ def name(path: Path) -> str:
 
 
 def run_python(path: Path) -> None:
-    """All blocks of a document, one after the other, in one namespace: as a reader would type them."""
+    """All blocks of a document, one after the other, in one namespace: as a reader would type them.
+
+    A block that guards its main program is a script, and run as one: it may start itself again.
+    """
+    if any('__name__ == "__main__"' in code for _, code in blocks(path, "python")):
+        return run_script("\n".join(code for _, code in blocks(path, "python")))
     namespace = {"__name__": "__main__"}
     for line, code in blocks(path, "python"):
         exec(compile("\n" * (line - 1) + code, name(path), "exec"), namespace)
+
+
+def run_script(code: str) -> None:
+    """A program in a process of its own."""
+    Path("script.py").write_text(code, encoding="utf-8")
+    env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    done = subprocess.run([sys.executable, "script.py"], env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def run_pycon(path: Path) -> None:
