@@ -8,9 +8,8 @@ import sys
 
 import optuna
 import torch
-from job import Classifier, loader
-
 from fulmen_optuna import optimize
+from job import Classifier, loader
 
 RATES = [0.03, 0.1, 1e-5, 0.05]
 
