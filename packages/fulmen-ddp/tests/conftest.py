@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-JOB = HERE / "job.py"
+sys.path.insert(0, str(HERE))  # for ddp_job.py and ddp_checks.py, which tests share
 
 
 @pytest.fixture
@@ -34,9 +33,3 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def finished(process: subprocess.Popen[str], timeout: float = 100) -> tuple[int, str]:
-    """The exit status and the output."""
-    output = process.communicate(timeout=timeout)[0]
-    return process.returncode, output

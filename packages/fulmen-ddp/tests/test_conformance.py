@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ddp_checks import SLURM, TORCHRUN
 from fulmen_ddp import DDPStrategy, SlurmEnvironment, TorchrunEnvironment
-from test_environments import SLURM, TORCHRUN
 
 from fulmen.testing.conformance import EnvironmentSuite, StrategySuite
 

@@ -6,21 +6,11 @@ import json
 import socket
 
 import pytest
+from ddp_checks import JOB, SLURM, TORCHRUN, check_weights, finished
 from fulmen_ddp import SlurmEnvironment, TorchrunEnvironment
 from fulmen_ddp.environments import first_host
-from test_training import check_weights
 
-from conftest import JOB, finished
 from fulmen import ConfigurationError, Runtime
-
-TORCHRUN = {
-    "TORCHELASTIC_RUN_ID": "r", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1",
-    "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500",
-}  # fmt: skip
-SLURM = {
-    "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "1", "SLURM_STEP_NODELIST": "gpu[07-09],x1",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,7 @@ import signal
 import time
 
 import pytest
-
-from conftest import JOB, finished
+from ddp_checks import JOB, finished
 
 MESSAGES = {
     "raise": "ValueError: boom on rank 1",

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 import torch
+from ddp_job import Job, Report, Uneven, Unused, samples
 from fulmen_ddp import DDPStrategy
-from job import Job, Report, Uneven, Unused, samples
 from torch.utils.data import DataLoader
 
 from fulmen import ConfigurationError, PluginSet

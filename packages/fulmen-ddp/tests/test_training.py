@@ -7,22 +7,11 @@ import math
 
 import pytest
 import torch
-from job import module_for, one_process, samples, train
+from ddp_checks import JOB, check_weights, finished
+from ddp_job import module_for, one_process, samples, train
 
-from conftest import JOB, finished
 from fulmen import Trainer
 from fulmen.testing import quiet
-
-
-def check_weights(folder, name, size):
-    """All ranks have the same weights, and those of one process on the same global batches."""
-    alone, trainer = one_process(name, size)
-    ranks = [torch.load(folder / f"{name}.{rank}", weights_only=True)["weights"] for rank in range(size)]
-    for key, value in alone.state_dict().items():
-        assert all(torch.equal(rank[key], ranks[0][key]) for rank in ranks), (name, key)
-        if name != "batchnorm":
-            torch.testing.assert_close(ranks[0][key], value, rtol=1e-6, atol=1e-6)
-    return trainer
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])

@@ -33,3 +33,6 @@ def _nobody(tmp_path, tmp_path_factory, monkeypatch):
     }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it keeps what it read from the environment, and its own process

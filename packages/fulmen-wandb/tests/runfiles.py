@@ -47,9 +47,16 @@ def found(folder, kind) -> list:
     return [(run, getattr(record, kind)) for run, record in every if record.WhichOneof("record_type") == kind]
 
 
-def items(values) -> dict:
-    """Names may have parts."""
-    return {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in values}
+def items(values, into: dict | None = None) -> dict:
+    """Names and values; names may have parts."""
+    into = {} if into is None else into
+    for each in values:
+        *outer, name = [each.key] if each.key else each.nested_key
+        place = into
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[name] = json.loads(each.value_json)
+    return into
 
 
 def rows(folder) -> list[dict]:
@@ -62,15 +69,10 @@ def values(folder, name) -> list[tuple[int, float]]:
 
 def config(folder) -> dict:
     merged: dict = {}
-    for _, record in [*found(folder, "run")]:
-        merged.update(items(record.config.update))
+    for _, record in found(folder, "run"):
+        items(record.config.update, merged)
     for _, record in found(folder, "config"):
-        for each in record.update:
-            keys = [each.key] if each.key else list(each.nested_key)
-            place = merged
-            for key in keys[:-1]:
-                place = place.setdefault(key, {})
-            place[keys[-1]] = json.loads(each.value_json)
+        items(record.update, merged)
     return merged
 
 

@@ -122,7 +122,9 @@ def test_a_server_that_goes_away(server):
             server.is_away = server.is_away or batch_idx == 3
 
     logger = WandbLogger(timeout=2)
-    with pytest.warns(FulmenWarning, match=r"\[wandb-unsent\] not everything reached Weights & Biases within timeout=2 seconds"):
+    with pytest.warns(
+        FulmenWarning, match=r"\[wandb-unsent\] not everything reached Weights & Biases within timeout=2 seconds"
+    ):
         trainer = fit(logger, callbacks=[Away()])
     assert trainer.global_step == 16
     assert len([row for row in rows(".") if "train_loss_step" in row]) == 16  # wandb sync will find them all

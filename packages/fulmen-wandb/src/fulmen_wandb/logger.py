@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -175,7 +176,8 @@ class WandbLogger(Logger):
         """Keep histograms of a model from the first row of a run on. wandb takes them, which waits for the device.
 
         Args:
-            model: The model, usually the module.
+            model: The module, or a part of it. Parameters are taken where the model itself is called: watch what
+                ``training_step`` calls.
             log: ``"gradients"``, ``"parameters"``, ``"all"``, or ``None``.
             log_freq: Every so many batches.
             log_graph: Also the structure of the model.
@@ -252,12 +254,14 @@ class WandbLogger(Logger):
                 f"Weights & Biases cannot be used ({type(error).__name__}: {first_line(error)}). The training goes on, and "
                 f"everything is kept in {os.path.join(self._save_dir, 'wandb')}; send it later: wandb sync",
             )
+            free_id(self._id)
             return self._init(True, wandb.run is not None)
 
     def _init(self, offline: bool, another: bool) -> Any:
         import wandb
 
-        Path(self._save_dir).mkdir(parents=True, exist_ok=True)  # else wandb takes another folder
+        folder = os.path.abspath(self._save_dir)  # wandb's own process may have started elsewhere
+        os.makedirs(folder, exist_ok=True)  # else wandb takes another
         kwargs = {"name": self._run_name, **self._kwargs}
         kwargs["settings"] = self._settings(kwargs.get("settings"))
         if offline:
@@ -266,7 +270,7 @@ class WandbLogger(Logger):
             kwargs["resume"] = "allow" if self._was_begun and self._resume in (None, "never") else self._resume
         if another:
             kwargs.setdefault("reinit", "create_new")
-        run = wandb.init(project=self._project, id=self._id, dir=self._save_dir, **kwargs)
+        run = wandb.init(project=self._project, id=self._id, dir=folder, **kwargs)
         _OURS.add(run)
         return run
 
@@ -300,12 +304,15 @@ class WandbLogger(Logger):
                 self._finish(run, EXIT_CODES[status])
 
     def _log_best_and_last(self) -> None:
-        for saver in self._savers:
-            best, last = saver.best_model_path, saver.last_model_path
-            if best and best != last:
-                self._log_checkpoint(best, ["best"])
-            if last:
-                self._log_checkpoint(last, ["latest", *(["best"] if best == last else [])])
+        """Those of the first callback that knows a best one, else of the first that saved."""
+        if not self._savers:
+            return
+        saver = next((each for each in self._savers if each.best_model_path), self._savers[0])
+        best, last = saver.best_model_path, saver.last_model_path
+        if best and best != last:
+            self._log_checkpoint(best, ["best"])
+        if last:
+            self._log_checkpoint(last, ["latest", *(["best"] if best == last else [])])
 
     def _finish(self, run: Any, exit_code: int) -> None:
         folder = Path(run.dir).parent if run.dir else None
@@ -337,6 +344,14 @@ class WandbLogger(Logger):
             return
         if state_dict.get("project") == self._project:
             self._id, self._was_begun, self._step = str(found), True, int(state_dict["step"])
+
+
+def free_id(run_id: str) -> None:
+    """Have wandb's own process forget a run that failed to start, and which it otherwise holds to be in use."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # not all versions have it; the next start then says what is wrong
+        wandb.setup().assert_service().inform_finish(run_id=run_id)
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A program that the tests start in several processes, by whatever means: ``python job.py STRATEGY FOLDER NAME ...``."""
+"""A program that the tests start in several processes, by whatever means: ``python ddp_job.py STRATEGY FOLDER NAME ...``."""
 
 from __future__ import annotations
 
