@@ -101,6 +101,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """The tests that take long: hundreds of killed runs, every cut of every job, the fuzzer."""
+    install_fulmen(session, DISTRIBUTIONS, tested=DISTRIBUTIONS, groups=("pytest", "example"))
+    run_pytest(session, "-m", "nightly", *(session.posargs or ["tests"]))
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff. ``-- --fix`` repairs what can be repaired."""
     install(session, groups=("lint",))
