@@ -73,6 +73,7 @@ LOGGERS = {
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "comet": "comet?online=false&project=digits",
+    "wandb": "wandb?offline=true&project=digits",
 }
 
 
@@ -89,6 +90,9 @@ def test_each_logger_records_a_run_of_two_ranks_once(tmp_path):
         assert found == pytest.approx(losses["csv"], rel=1e-6), name
     archives = list((tmp_path / "run").rglob("*.zip"))
     assert len(archives) == 1, archives
+    offline = list((tmp_path / "run").rglob("*.wandb"))
+    assert len(offline) == 1, offline
+    assert b"train_loss" in offline[0].read_bytes()
 
 
 def csv_losses(folder):

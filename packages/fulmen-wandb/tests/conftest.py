@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for runfiles.py and server.py, which tests share
+sys.path.insert(0, str(Path(__file__).parent))  # for runfiles.py and wandb_server.py, which tests share
 os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
 
 

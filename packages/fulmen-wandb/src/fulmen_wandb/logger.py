@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -242,22 +241,26 @@ class WandbLogger(Logger):
             warn("wandb-run", f"the program has begun the run {current.id}, which is used; WandbLogger(experiment=...) says so")
             self._experiment, self._id, self._project = current, current.id, current.project
             return current
-        offline = self._offline or self._unreachable
+        if self._unreachable:
+            return self._begin_on_disk()
         try:
-            return self._init(offline, current is not None)
+            return self._init(self._id, self._offline)
         except Exception as error:
-            if offline or self.required:
+            if self._offline or self.required:
                 raise
             self._unreachable = True
+            run = self._begin_on_disk()
             warn(
                 "wandb-offline",
                 f"Weights & Biases cannot be used ({type(error).__name__}: {first_line(error)}). The training goes on, and "
-                f"everything is kept in {os.path.join(self._save_dir, 'wandb')}; send it later: wandb sync",
+                f"everything is kept on the disk; send it later: wandb sync --id {self._id} {Path(run.dir).parent}",
             )
-            free_id(self._id)
-            return self._init(True, wandb.run is not None)
+            return run
 
-    def _init(self, offline: bool, another: bool) -> Any:
+    def _begin_on_disk(self) -> Any:
+        return self._init(f"{self._id}-disk", True)  # wandb's own process may hold an id to be in use whose start failed
+
+    def _init(self, run_id: str, offline: bool) -> Any:
         import wandb
 
         folder = os.path.abspath(self._save_dir)  # wandb's own process may have started elsewhere
@@ -268,9 +271,9 @@ class WandbLogger(Logger):
             kwargs["mode"] = "offline"
         elif not {"resume_from", "fork_from"} & kwargs.keys():
             kwargs["resume"] = "allow" if self._was_begun and self._resume in (None, "never") else self._resume
-        if another:
+        if wandb.run is not None:
             kwargs.setdefault("reinit", "create_new")
-        run = wandb.init(project=self._project, id=self._id, dir=folder, **kwargs)
+        run = wandb.init(project=self._project, id=run_id, dir=folder, **kwargs)
         _OURS.add(run)
         return run
 
@@ -344,14 +347,6 @@ class WandbLogger(Logger):
             return
         if state_dict.get("project") == self._project:
             self._id, self._was_begun, self._step = str(found), True, int(state_dict["step"])
-
-
-def free_id(run_id: str) -> None:
-    """Have wandb's own process forget a run that failed to start, and which it otherwise holds to be in use."""
-    import wandb
-
-    with contextlib.suppress(Exception):  # not all versions have it; the next start then says what is wrong
-        wandb.setup().assert_service().inform_finish(run_id=run_id)
 
 
 def first_line(error: Exception) -> str:
