@@ -25,6 +25,7 @@ from fulmen.storage import (
     verify_checkpoint,
     write_checkpoint,
 )
+from fulmen.testing.conformance.measure import full_disk
 
 PLAIN = {
     "none": None,
@@ -211,18 +212,12 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_full_disk_leaves_the_earlier_file(tmp_path):
-    resource = pytest.importorskip("resource")
     path = good(tmp_path)
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing more is an error, as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="could not save"):
-            write_checkpoint({"w": torch.zeros(100_000)}, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    before = path.read_bytes()
+    with full_disk(10_000), pytest.raises(CheckpointError, match="could not save"):
+        write_checkpoint({"w": torch.zeros(100_000)}, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["good.ckpt"]
 

@@ -44,6 +44,7 @@ class After(Callback):
 
 def fill_the_disk():
     """No file may be longer than a megabyte from now on: writing fails as on a full disk."""
+    sys.dont_write_bytecode = True  # Python would leave a part of the file
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
 
