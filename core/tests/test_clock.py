@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 
 from fulmen.clock import Clock
@@ -47,3 +48,27 @@ def test_ranks_ring_what_one_of_them_found_due():
     assert rung == ["b"]
     clock.ring_alarms(3)
     assert rung == ["b", "a", "b"]
+
+
+def test_an_alarm_rings_when_it_is_told_to():
+    clock, rung = Clock(), []
+    silent = clock.every(math.inf, lambda: rung.append("silent"))
+    regular = clock.every(1000, lambda: rung.append("regular"))
+    regular.ring_in(math.inf)
+    assert clock.next_due is None
+    silent.ring_in(0)
+    clock.ring(monotonic())
+    assert (rung, clock.next_due) == (["silent"], None)  # once
+    regular.ring_in(5)
+    assert clock.next_due <= monotonic() + 5
+
+
+def test_an_action_says_when_its_alarm_rings_next():
+    clock = Clock()
+    alarm = clock.every(1000, lambda: alarm.ring_in(7))
+    clock.ring(monotonic() + 1001)
+    assert clock.next_due <= monotonic() + 7
+    other = Clock()
+    other.every(1000, lambda: None)
+    other.ring(monotonic() + 1001)
+    assert monotonic() + 900 < other.next_due

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fulmen.plugins import PluginSet
     from fulmen.rng import seed_everything
     from fulmen.runtime import Runtime
-    from fulmen.storage import read_checkpoint, write_checkpoint
+    from fulmen.storage import copy_checkpoint, read_checkpoint, write_checkpoint
     from fulmen.trainer import Trainer
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "Stateful",
     "Strategy",
     "Trainer",
+    "copy_checkpoint",
     "hookimpl",
     "read_checkpoint",
     "seed_everything",
@@ -91,6 +92,7 @@ _OTHERS = {
     "PluginSet": "plugins",
     "Runtime": "runtime",
     "Trainer": "trainer",
+    "copy_checkpoint": "storage",
     "hookimpl": "hookspecs",
     "read_checkpoint": "storage",
     "seed_everything": "rng",

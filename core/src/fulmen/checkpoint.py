@@ -16,7 +16,7 @@ The keys::
     rng                         random states of the host and of the device
     data                        {phase: one position per loader}
     ranks                       rng and data of every rank, where there are several
-    run                         {"id", "module", "options", "plugins"}
+    run                         {"id", "module", "options", "plugins", "stop_reason"}
 
 ``on_save_checkpoint`` hooks may add others. A checkpoint of weights only has neither optimizers, schedulers, callbacks,
 ``loops`` nor anything after ``hyper_parameters``.
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,14 +35,31 @@ from fulmen.contracts.callback import Callback, Checkpoint
 from fulmen.contracts.hyperparameters import plain
 from fulmen.contracts.logger import Logger, call_loggers
 from fulmen.contracts.module import load_weights
+from fulmen.durable import remove_leftovers
 from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
+from fulmen.likeness import check_like, restoring
 from fulmen.plugins import version
+from fulmen.progress import Progress
 from fulmen.rng import random_state, set_random_state
 from fulmen.state import Run
 from fulmen.storage import check_plain, newest_checkpoint, read_checkpoint, write_checkpoint
 
 FORMAT = 1
 _FIT_KEYS = ("optimizer_states", "lr_schedulers", "loops")
+_OWN: dict[str, Any] = {"rng": {"python": (), "torch": torch.empty(0)}, "data": {}}
+_WEIGHTS: dict[str, Any] = {
+    "format": 0, "epoch": 0, "global_step": 0, "state_dict": {}, "hyper_parameters": {}, "hparams_name": "",
+    "datamodule_hyper_parameters": {}, "datamodule_hparams_name": "", "callbacks": {},
+}  # fmt: skip
+_POSITION: dict[str, Any] = {
+    "progress": Progress().state_dict(), "accumulate_grad_batches": 0, "stepped": False, "window": {}, "gradients": {},
+    "metrics": {"published": {}, "epoch": []},
+}  # fmt: skip
+_TRAINING: dict[str, Any] = {
+    **_OWN, "callbacks": {}, "precision": {}, "optimizer_states": [{"state": {}, "param_groups": [{}]}], "lr_schedulers": [{}],
+    "loops": {"fit_loop": _POSITION}, "loggers": [{"class": "", "state": {}}], "run": {"id": "", "module": ""},
+}  # fmt: skip
+"""What a checkpoint looks like that ``fit`` can continue; with ``ranks``, ``[_OWN]``, where there are several."""
 
 
 # ---- Save
@@ -103,15 +121,17 @@ def training_state(run: Run) -> dict[str, Any]:
         "progress": progress.state_dict(),
         "accumulate_grad_batches": run.accumulate,
         "stepped": run.stepped,
+        "callbacks": _names(run),
+        "validation_requested": run.validation_requested or run.began is not None,
         "window": _open_window(run),
         "gradients": _open_gradients(run),
         "metrics": run.metrics.state_dict(),
     }
-    done = position["progress"]["batch"]
-    own = {
-        "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
-        "data": {phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()},
-    }
+    own = _own_state(run, position["progress"]["batch"])
+    if run.began is not None:  # a validation is going on, and is repeated: what a user's module gathers is in no checkpoint
+        position["progress"]["evaluated"] = run.began["evaluated"]
+        position["metrics"] |= run.began["metrics"]
+        own = {"rng": run.began["rng"], "data": {"train": own["data"]["train"], **run.began["data"]}}
     return {
         "loops": {"fit_loop": position},
         "optimizer_states": [strategy.optimizer_state(optimizer) for optimizer in run.optimizers],
@@ -126,7 +146,32 @@ def training_state(run: Run) -> dict[str, Any]:
             "module": type(run.module).__qualname__,
             "options": run.options.to_json(),
             "plugins": run.runtime.plugins.effective(),
+            "stop_reason": run.stop_reason,
         },
+    }
+
+
+def _own_state(run: Run, done: int) -> dict[str, Any]:
+    """What each rank has of its own: random states, and positions in the data after ``done`` batches of the epoch."""
+    kept = {} if run.resumed is None else own_part(run, run.resumed, "data")  # of loaders that nobody has asked for yet
+    return {
+        "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
+        "data": {**kept, **{phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()}},
+    }
+
+
+def _names(run: Run) -> list[str]:
+    return [type(callback).__qualname__ for callback in run.callbacks]
+
+
+def standing(run: Run) -> dict[str, Any]:
+    """What a validation changes, before it begins. Costs some microseconds per validation."""
+    state = _own_state(run, 0)
+    return {
+        "rng": state["rng"],
+        "data": {phase: positions for phase, positions in state["data"].items() if phase != "train"},
+        "evaluated": run.progress.evaluated,
+        "metrics": run.metrics.shown(),
     }
 
 
@@ -150,7 +195,9 @@ def _open_gradients(run: Run) -> dict[str, torch.Tensor]:
 
 def _open_window(run: Run) -> dict[str, Any]:
     """The state of the accumulation window that is open; with the mean of the ranks' weights, for the same reason."""
-    state: dict[str, Any] = run.step.state_dict() if run.step is not None else {}
+    if run.step is None:  # nothing was trained: as it was, where the run was resumed
+        return {} if run.resumed is None else dict(run.resumed["loops"]["fit_loop"]["window"])
+    state: dict[str, Any] = run.step.state_dict()
     if run.runtime.world_size > 1 and state.get("weight") is not None:
         weight = torch.as_tensor(state["weight"], dtype=torch.float32, device=run.device)
         state["weight"] = run.runtime.strategy.all_reduce(weight, "mean")
@@ -194,6 +241,13 @@ def check_savable(run: Run) -> None:
         )
 
 
+def remove_unfinished(run: Run) -> None:
+    """Remove what earlier processes were writing to the folders of this experiment when they were killed."""
+    if run.runtime.is_global_zero:
+        savers = [callback for callback in run.callbacks if isinstance(callback, Checkpoint)]
+        remove_leftovers({folder for callback in savers for folder in callback.folders(run.trainer)})
+
+
 # ---- Find
 
 
@@ -222,12 +276,32 @@ def find_checkpoint(ckpt_path: Any, trainer: Any, callbacks: list[Callback], mod
         return found
     folders = [folder for callback in savers for folder in callback.folders(trainer)]
     others = [found for callback in savers for found in callback.elsewhere(trainer)]
-    newest = newest_checkpoint(folders, lambda checkpoint: checkpoint.get("run", {}).get("module") == module, others)
+    newest = newest_checkpoint(folders, partial(_is_of, module), others)
     if newest is None:
         warn(
             "no-checkpoint", f"ckpt_path='last': there is none of a {module} in {listing(folders)}; starting from the beginning"
         )
     return str(newest) if newest is not None else None
+
+
+def _is_of(module: str, checkpoint: dict[str, Any]) -> bool:
+    """Whether it was made of a module of that class.
+
+    Raises:
+        CheckpointError: It was, and cannot be continued.
+    """
+    run = checkpoint.get("run")
+    if not isinstance(run, Mapping) or run.get("module") != module:
+        return False
+    check_training(checkpoint, "it")
+    return True
+
+
+def check_training(checkpoint: Mapping[str, Any], path: str) -> None:
+    """Raise :class:`CheckpointError` where a part is missing, or of another kind than what fulmen writes."""
+    check_like(checkpoint, _WEIGHTS, path)
+    check_like(checkpoint, _TRAINING, path, complete=True)
+    check_like(checkpoint, {"ranks": [_OWN]}, path)
 
 
 def read_for(stage: str, path: str) -> dict[str, Any]:
@@ -239,6 +313,7 @@ def read_for(stage: str, path: str) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of a module: it has no 'state_dict', but {listing(checkpoint)}")
+    check_like(checkpoint, _WEIGHTS, path)
     if checkpoint.get("format", FORMAT) > FORMAT:
         raise CheckpointError(
             f"{path} has format {checkpoint['format']}, and this fulmen reads formats up to {FORMAT}: update fulmen "
@@ -257,6 +332,7 @@ def read_for(stage: str, path: str) -> dict[str, Any]:
             f"{path} cannot be continued: it has no {listing(missing)}, so it holds weights only; take them with "
             "Module.load_from_checkpoint(path) and start a new fit"
         )
+    check_training(checkpoint, path)
     return checkpoint
 
 
@@ -272,14 +348,17 @@ def apply(run: Run, checkpoint: dict[str, Any], path: str) -> None:
         CheckpointError: It does not fit the module, its optimizers or schedulers.
     """
     for hook in (*run.hooks.on_load_checkpoint, *run.late.on_load_checkpoint):
-        hook(checkpoint)
+        with restoring(path, "what on_load_checkpoint takes"):
+            hook(checkpoint)
     module, strategy = run.module, run.runtime.strategy
     load_weights(
         module, checkpoint["state_dict"], module.strict_loading, path,
         lambda state, strict: strategy.load_module_state(module, state, strict),
     )  # fmt: skip
     if run.datamodule is not None and type(run.datamodule).__qualname__ in checkpoint:
-        run.datamodule.load_state_dict(checkpoint[type(run.datamodule).__qualname__])
+        key = type(run.datamodule).__qualname__
+        with restoring(path, key):
+            run.datamodule.load_state_dict(checkpoint[key])
     _apply_callbacks(run, checkpoint.get("callbacks", {}), path)
     if run.stage == "fit":
         _apply_training(run, checkpoint, path)
@@ -289,28 +368,44 @@ def _apply_callbacks(run: Run, states: Mapping[str, Any], path: str) -> None:
     by_key = {callback.state_key: callback for callback in run.callbacks}
     for key, state in states.items():
         if key in by_key:
-            by_key[key].load_state_dict(state)
+            check_like(state, by_key[key].state_dict(), path, f"callbacks.{key}")
+            with restoring(path, f"callbacks.{key}"):
+                by_key[key].load_state_dict(state)
     lost = [key for key in states if key not in by_key]
     if lost and run.stage == "fit":
         warn("callback-state", f"{path} holds the state of callbacks that this trainer does not have: {listing(lost)}")
 
 
 def _apply_training(run: Run, checkpoint: dict[str, Any], path: str) -> None:
-    position = checkpoint["loops"]["fit_loop"]
-    run.runtime.precision.load_state_dict(checkpoint["precision"])
+    with restoring(path, "precision"):
+        run.runtime.precision.load_state_dict(checkpoint["precision"])
     _check_count(path, "optimizers", len(run.optimizers), len(checkpoint["optimizer_states"]))
     _check_count(path, "learning-rate schedulers", len(run.schedulers), len(checkpoint["lr_schedulers"]))
-    for optimizer, state in zip(run.optimizers, checkpoint["optimizer_states"], strict=True):
-        try:
-            run.runtime.strategy.load_optimizer_state(optimizer, state)
-        except ValueError as error:
-            raise CheckpointError(f"{path} does not fit the optimizer {type(optimizer).__name__}: {error}") from error
-    for config, state in zip(run.schedulers, checkpoint["lr_schedulers"], strict=True):
-        config.scheduler.load_state_dict(state)
+    for index, (optimizer, state) in enumerate(zip(run.optimizers, checkpoint["optimizer_states"], strict=True)):
+        own = run.runtime.strategy.optimizer_state(optimizer)["param_groups"]
+        check_like(state["param_groups"], own, path, f"optimizer_states[{index}].param_groups")
+        with restoring(path, f"optimizer_states[{index}]"):
+            try:
+                run.runtime.strategy.load_optimizer_state(optimizer, state)
+            except ValueError as error:
+                raise CheckpointError(f"{path} does not fit the optimizer {type(optimizer).__name__}: {error}") from error
+    for index, (config, state) in enumerate(zip(run.schedulers, checkpoint["lr_schedulers"], strict=True)):
+        check_like(state, config.scheduler.state_dict(), path, f"lr_schedulers[{index}]")
+        with restoring(path, f"lr_schedulers[{index}]"):
+            config.scheduler.load_state_dict(state)
     for optimizer in run.optimizers:
         optimizer._opt_called = True  # type: ignore[attr-defined]  # it stepped before the checkpoint: schedulers would warn
+    with restoring(path, "loops"):
+        _apply_position(run, checkpoint)
+
+
+def _apply_position(run: Run, checkpoint: dict[str, Any]) -> None:
+    position = checkpoint["loops"]["fit_loop"]
     run.progress.load_state_dict(position["progress"])
+    if position.get("callbacks") != _names(run):  # nobody knows which hooks of the moment were called
+        run.progress.forget_hooks()
     run.accumulate, run.stepped = position["accumulate_grad_batches"], position["stepped"]
+    run.validation_requested = position.get("validation_requested", False)
     run.metrics.load_state_dict(position["metrics"], run.device)
     run.run_id = checkpoint["run"]["id"]
     gradients = position["gradients"]
@@ -326,11 +421,19 @@ def _check_count(path: str, what: str, have: int, saved: int) -> None:
         )
 
 
-def apply_loggers(run: Run, checkpoint: dict[str, Any]) -> None:
+def apply_loggers(run: Run, checkpoint: dict[str, Any], path: str) -> None:
     """Let loggers continue their records: before anything is logged, and before anyone asks for their folders."""
-    for logger, saved in zip(run.loggers, checkpoint.get("loggers", []), strict=False):
+    for index, (logger, saved) in enumerate(zip(run.loggers, checkpoint.get("loggers", []), strict=False)):
         if saved["class"] == type(logger).__qualname__ and saved["state"]:
-            logger.load_state_dict(saved["state"])
+            with restoring(path, f"loggers[{index}]"):
+                logger.load_state_dict(saved["state"])
+
+
+def release_resumed(run: Run) -> None:
+    """Free the checkpoint of a run that is over, but for what a save after it still needs: where nobody went on from it."""
+    if run.resumed is not None:
+        window = run.resumed["loops"]["fit_loop"]["window"]
+        run.resumed = {"data": own_part(run, run.resumed, "data"), "loops": {"fit_loop": {"window": window}}}
 
 
 def finish_resuming(run: Run) -> None:
@@ -338,7 +441,11 @@ def finish_resuming(run: Run) -> None:
     checkpoint = run.resumed
     if checkpoint is None:
         return
-    run.step.load_state_dict(checkpoint["loops"]["fit_loop"]["window"])
+    window = checkpoint["loops"]["fit_loop"]["window"]
+    if run.step is not None and window:
+        with restoring(run.resumed_from, "loops"):
+            run.step.load_state_dict(window)
     states = own_part(run, checkpoint, "rng")
-    set_random_state(states)
-    run.runtime.accelerator.set_random_state(states["device"])
+    with restoring(run.resumed_from, "rng"):
+        set_random_state(states)
+        run.runtime.accelerator.set_random_state(states["device"])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
 
-@dataclass(slots=True)
 class Alarm:
-    """Something to do every ``seconds``."""
+    """Something to do every ``seconds``. With infinity: only when :meth:`ring_in` says so."""
 
-    seconds: float
-    action: Callable[[], None]
-    due: float
+    __slots__ = ("action", "clock", "due", "seconds")
+
+    def __init__(self, clock: Clock, seconds: float, action: Callable[[], None]) -> None:
+        self.clock, self.seconds, self.action, self.due = clock, seconds, action, monotonic() + seconds
+
+    def ring_in(self, seconds: float) -> None:
+        """Ring when so many seconds have passed from now, whenever it would have rung. Any thread or signal may call this."""
+        self.clock.set(self, monotonic() + seconds)
 
 
 class Clock:
@@ -26,25 +31,30 @@ class Clock:
     def __init__(self) -> None:
         self.next_due: float | None = None
         self._alarms: list[Alarm] = []
+        self._lock = threading.RLock()  # a thread or a signal may set an alarm while the loop puts another one forward
 
     def every(self, seconds: float, action: Callable[[], None]) -> Alarm:
         """Call ``action`` between two steps, whenever at least ``seconds`` have passed since the last time."""
-        alarm = Alarm(seconds, action, monotonic() + seconds)
+        alarm = Alarm(self, seconds, action)
         self._alarms.append(alarm)
-        self._reset()
+        self.set(alarm, alarm.due)
         return alarm
+
+    def set(self, alarm: Alarm, due: float) -> None:
+        """Let an alarm ring next at ``due``."""
+        with self._lock:
+            alarm.due = due
+            self._find_next()
 
     def cancel(self, alarm: Alarm) -> None:
         """Forget an alarm."""
-        self._alarms.remove(alarm)
-        self._reset()
+        with self._lock:
+            self._alarms.remove(alarm)
+            self._find_next()
 
     def ring(self, now: float) -> None:
         """Do what is due at ``now``."""
-        for alarm in [alarm for alarm in self._alarms if alarm.due <= now]:
-            alarm.action()
-            alarm.due = monotonic() + alarm.seconds  # measured from the end: a slow action cannot pile up
-        self._reset()
+        self._ring([alarm for alarm in self._alarms if alarm.due <= now])
 
     def due(self, now: float) -> int:
         """The alarms that are due at ``now``, as bits: in a distributed run, one rank looks and all of them ring."""
@@ -54,10 +64,24 @@ class Clock:
 
     def ring_alarms(self, which: int) -> None:
         """Do what :meth:`due` found, by the order in which the alarms were set, which is the same on every rank."""
-        for alarm in [alarm for index, alarm in enumerate(self._alarms) if which >> index & 1]:
-            alarm.action()
-            alarm.due = monotonic() + alarm.seconds
-        self._reset()
+        self._ring([alarm for index, alarm in enumerate(self._alarms) if which >> index & 1])
 
-    def _reset(self) -> None:
-        self.next_due = min((alarm.due for alarm in self._alarms), default=None)
+    def _ring(self, alarms: list[Alarm]) -> None:
+        for alarm in alarms:
+            alarm.due = math.inf
+            alarm.action()
+            with self._lock:
+                if alarm.due == math.inf:  # the action, or a thread, has not said when to ring next
+                    alarm.due = monotonic() + alarm.seconds  # measured from the end: a slow action cannot pile up
+        with self._lock:
+            self._find_next()
+
+    def _find_next(self) -> None:
+        while True:
+            soonest = self._soonest()
+            self.next_due = None if soonest == math.inf else soonest
+            if self._soonest() == soonest:  # else a signal has set an alarm just now
+                return
+
+    def _soonest(self) -> float:
+        return min((alarm.due for alarm in self._alarms), default=math.inf)

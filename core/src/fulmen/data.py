@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from fulmen.contracts.module import Module
 from fulmen.contracts.precision import Precision
 from fulmen.errors import ConfigurationError, ModuleError
 from fulmen.hooks import overrides
-from fulmen.source import Source, distributed, in_order
+from fulmen.likeness import restoring
+from fulmen.rng import isolated
+from fulmen.source import Source, dealt, distributed, has_none, in_order
 
 if TYPE_CHECKING:
     from fulmen.contracts.strategy import Strategy
@@ -53,18 +56,23 @@ class Loaders:
         self.combined = _as_combined(loaders, phase)
         arguments = strategy.sampler_arguments() if strategy is not None else None
         leaves = [in_order(leaf) if keep_order else leaf for leaf in self.combined.leaves]
-        if arguments is not None:
-            leaves = [distributed(leaf, arguments, shuffle=phase == "train", seed=0) for leaf in leaves]
-        self.sources = [Source(leaf, self.name) for leaf in leaves]
+        if arguments is not None and phase == "predict":
+            leaves = [dealt(leaf, arguments) for leaf in leaves]
+        elif arguments is not None:
+            uneven = strategy.uneven if strategy is not None else None
+            leaves = [distributed(leaf, arguments, shuffle=phase == "train", seed=0, uneven=uneven) for leaf in leaves]
+        self.sources = [Source(leaf, self.name, strategy if phase == "train" else None) for leaf in leaves]
         self.lengths = [_length(source) for source in self.sources]
         self.num_batches = self._limits(limit)
+        self.is_sure = True  # whether every rank gives as many
 
     # ---- Sizes
 
     def _limits(self, limit: Limit) -> list[float]:
         """How many batches each loader gives (evaluation), or all together (training); infinity where nobody knows."""
         if self.combined.mode == "sequential":
-            return [limited(length, limit, self.name, self.phase) for length in self.lengths]
+            pairs = zip(self.sources, self.lengths, strict=True)
+            return [0 if has_none(s.loader) else limited(length, limit, self.name, self.phase) for s, length in pairs]
         known = [length for length in self.lengths if length is not None]
         every = len(known) == len(self.lengths)
         enough = every or (known and self.combined.mode == "min_size" and not every)
@@ -284,7 +292,8 @@ def loaders_of(run: Run, phase: str) -> Loaders:
         run.loaders[phase] = _make_loaders(run, phase)
         saved = own_data(run, phase)
         if saved is not None:
-            run.loaders[phase].load_state_dict(saved)
+            with restoring(run.resumed_from, f"data.{phase}"):
+                run.loaders[phase].load_state_dict(saved)
     return run.loaders[phase]
 
 
@@ -308,8 +317,25 @@ def _make_loaders(run: Run, phase: str) -> Loaders:
         phase,
         run.options.limit(phase),
         keep_order=bool(run.options.overfit_batches) and phase == "train",
-        strategy=run.runtime.strategy if run.options.use_distributed_sampler else None,
+        strategy=run.runtime.strategy if run.options.use_distributed_sampler or run.runtime.world_size == 1 else None,
     )
+
+
+def last_batch(run: Run) -> Any:
+    """The last training batch of this rank in the epoch, by one more pass over its data.
+
+    Raises:
+        ModuleError: It has none.
+    """
+    loaders = _make_loaders(run, "train")
+    with isolated():
+        found = deque(loaders.iterate(run.progress.epoch, 0), maxlen=1)
+        loaders.close()
+    if not found:
+        raise ModuleError(
+            f"rank {run.runtime.global_rank} has no training batch, and others have; each rank needs one: give it a share"
+        )
+    return found[0]
 
 
 def another_pass(run: Run) -> Iterator[Any]:
@@ -321,12 +347,14 @@ def another_pass(run: Run) -> Iterator[Any]:
         loaders.close()
 
 
-def reload_loaders(run: Run) -> None:
-    """Ask for new loaders where ``reload_dataloaders_every_n_epochs`` says so."""
+def reload_loaders(run: Run) -> bool:
+    """Ask for new loaders where ``reload_dataloaders_every_n_epochs`` says so; whether there are new ones to train with."""
     every = run.options.reload_dataloaders_every_n_epochs
     if every and run.progress.epoch and run.progress.epoch % every == 0:
         for phase in [phase for phase in run.loaders if run.given.get(phase) is None]:
             run.loaders[phase] = _make_loaders(run, phase)
+        return run.given.get("train") is None
+    return False
 
 
 def on_device(run: Run, batches: Iterator[Any], loaders: Loaders, index: int = 0) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -18,6 +19,21 @@ FLAGS = ("status", "stop_reason", "stop_requested", "stop_now", "validates", "ac
 def earlier_run(run: Run) -> tuple[Progress, str]:
     """What the next run of a trainer takes from the one before."""
     return run.progress, run.run_id
+
+
+def predictions_of_all(run: Run, outputs: list[list[Any]]) -> list[list[Any]]:
+    """The predictions of all ranks on every rank, on the host, one list for each loader.
+
+    The batches of the ranks come in turn, which is their order in the data where each rank was dealt every n-th. The same
+    call on every rank.
+    """
+    if run.runtime.world_size == 1:
+        return outputs
+    own = move_to_device(outputs, torch.device("cpu"))
+    ranks = [run.runtime.broadcast(own, rank) for rank in range(run.runtime.world_size)]
+    missing = object()
+    together = (chain.from_iterable(zip_longest(*parts, fillvalue=missing)) for parts in zip(*ranks, strict=True))
+    return [[output for output in loader if output is not missing] for loader in together]
 
 
 def ending_of(run: Run) -> dict[str, Any]:

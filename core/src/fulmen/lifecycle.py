@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fulmen.checkpoint import apply, apply_loggers, check_savable, find_checkpoint, read_for
+from fulmen.checkpoint import apply, apply_loggers, check_savable, find_checkpoint, read_for, release_resumed, remove_unfinished
 from fulmen.contracts.logger import Status
 from fulmen.contracts.module import Module
 from fulmen.data import has_loader
@@ -42,6 +42,7 @@ def running(run: Run, ckpt_path: Any) -> Iterator[None]:
         try:
             set_up(run, ckpt_path)
             yield
+            run.writer.finish()
             run.metrics.drain(wait=True)
             run.status = "interrupted" if run.stop_now else "finished"
         except BaseException as error:
@@ -98,8 +99,8 @@ def set_up(run: Run, ckpt_path: Any) -> None:
     path = runtime.broadcast(path)
     checkpoint = read_for(run.stage, path) if path is not None else None
     if checkpoint is not None and run.stage == "fit":
-        run.resumed = checkpoint
-        apply_loggers(run, checkpoint)
+        run.resumed, run.resumed_from = checkpoint, str(path)
+        apply_loggers(run, checkpoint, str(path))
     if runtime.world_size > 1:
         run.log_dir = runtime.broadcast(run.trainer.log_dir)
     owners = [owner for owner in (datamodule, module) if owner is not None]
@@ -117,6 +118,7 @@ def set_up(run: Run, ckpt_path: Any) -> None:
     if run.stage == "fit":
         set_up_optimizers(run)
         check_savable(run)
+        remove_unfinished(run)
     if checkpoint is not None:
         apply(run, checkpoint, str(path))
         where = f"continuing from {path}, epoch {run.progress.epoch}, step {run.progress.step}"
@@ -161,7 +163,13 @@ def tear_down(run: Run, kind: Any = None, error: BaseException | None = None, tr
     data = [] if run.datamodule is None else [partial(run.datamodule.teardown, run.stage)]
     callbacks = [partial(callback.teardown, run.trainer, run.module, run.stage) for callback in run.callbacks]
     first: BaseException | None = error
-    for undo in (*data, *callbacks, partial(run.module.teardown, run.stage), partial(_finalize, run)):
+    for undo in (
+        partial(run.writer.close),
+        *data,
+        *callbacks,
+        partial(run.module.teardown, run.stage),
+        partial(_finalize, run),
+    ):
         try:
             undo()
         except Exception as failure:  # noqa: BLE001  raised below, or noted with the one before it
@@ -182,7 +190,7 @@ def _finalize(run: Run) -> None:
     run.untoggle()
     for loaders in run.loaders.values():
         loaders.close()
-    run.resumed = None
+    release_resumed(run)
     if run.device.type != "cpu":
         run.module.cpu()  # so that the module can be used, and its device freed
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
 
 import torch
 
-from fulmen.checkpoint import finish_resuming
+from fulmen.checkpoint import finish_resuming, standing
 from fulmen.contracts.module_hooks import ModuleHooks
-from fulmen.data import loaders_of, on_device, reload_loaders
+from fulmen.data import last_batch, loaders_of, on_device, reload_loaders
 from fulmen.errors import ModuleError
 from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
@@ -35,13 +35,19 @@ def fit(run: Run) -> None:
     run.agree()
     if loaders_of(run, "train").total and not run.must_stop():
         run.step, run.phase = make_step(run), "train"
+        agree_on_length(run)
         plan_validation(run)
-        fire(run.hooks.on_train_start, run.late.on_train_start)
         finish_resuming(run)
+        fire(run.hooks.on_train_start, run.late.on_train_start)
+        finish_resuming(run)  # again: whatever these hooks drew was drawn before
+        leave_resumed_epoch(run)
         while not run.must_stop():
             train_epoch(run)
         report_unsent(run)
         fire(run.hooks.on_train_end, run.late.on_train_end)
+    else:
+        finish_resuming(run)
+        leave_resumed_epoch(run)
     report_nothing_left(run, before)
     fire(run.hooks.on_fit_end, run.late.on_fit_end)
 
@@ -92,24 +98,50 @@ def training_batches(run: Run) -> Iterator[Any]:
     loaders = run.loaders["train"]
     batches = loaders.iterate(run.progress.epoch, run.progress.batch)
     if run.runtime.world_size > 1:
-        batches = while_all_have_one(run, batches)
+        run.runtime.strategy.own_batches = float("inf")
+        batches = (while_any if run.runtime.strategy.uneven in ("pad", "join") else while_all)(run, batches)
     batches = on_device(run, batches, loaders)
     return batches if run.profiler is None else run.profiler.iterate(loaders.name, batches)
 
 
-def while_all_have_one(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
+def agree_on_length(run: Run) -> None:
+    """Let all ranks expect the same number of batches: windows, schedules and validations follow from it."""
+    loaders, strategy = run.loaders["train"], run.runtime.strategy
+    if run.runtime.world_size == 1:
+        return
+    total = float(loaders.total)
+    low, high = strategy.all_reduce(torch.tensor([-total, total], device=run.device), "max").tolist()  # synchronises
+    if -low != high:
+        agreed = high if strategy.uneven in ("pad", "join") or high == float("inf") else -low
+        loaders.num_batches = [agreed if agreed == float("inf") else int(agreed)]
+    loaders.is_sure = not strategy.agree(int(None in loaders.lengths))
+
+
+def while_all(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
     """``batches`` until one rank has no more: a step with fewer ranks would wait for them for ever.
 
-    Where every rank knows its number of batches, they agree on the smallest once; else before each batch, through the host.
+    Where ranks do not know their number of batches, they agree before each, through the host.
     """
-    total, strategy = run.loaders["train"].total, run.runtime.strategy
-    smallest = -float(strategy.all_reduce(torch.tensor(-float(total), device=run.device), "max"))  # synchronises once
-    unknown = strategy.agree(int(total == float("inf")))
-    if not unknown:
-        yield from islice(batches, max(0, int(smallest) - run.progress.batch))
+    if run.loaders["train"].is_sure:
+        yield from batches
         return
     ended = object()
-    while not strategy.agree(int((batch := next(batches, ended)) is ended)):
+    while not run.runtime.strategy.agree(int((batch := next(batches, ended)) is ended)):
+        yield batch
+
+
+def while_any(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
+    """``batches`` until no rank has more: where this rank has none, its last one comes again."""
+    loaders, strategy, done = run.loaders["train"], run.runtime.strategy, run.progress.batch
+    ended = last = object()
+    for index in count(done) if loaders.total == float("inf") else range(done, int(loaders.total)):
+        batch = next(batches, ended)
+        if not loaders.is_sure and not strategy.agree(int(batch is not ended)):
+            return
+        if batch is ended:
+            strategy.own_batches = min(strategy.own_batches, index)
+            batch = last_batch(run) if last is ended else last
+        last = batch
         yield batch
 
 
@@ -119,16 +151,21 @@ def begin_epoch(run: Run) -> None:
     metrics.epoch = progress.epoch
     if progress.batch == 0 and progress.settled == BATCH:
         run.accumulate = run.options.accumulate_at(progress.epoch)
-        reload_loaders(run)
+        if reload_loaders(run):
+            agree_on_length(run)
         metrics.enter("train", batches=False)
-        fire(run.hooks.on_train_epoch_start, run.late.on_train_epoch_start)
+        fire_rest(run, run.hooks.on_train_epoch_start + run.late.on_train_epoch_start)
+        progress.settled = LOGGED
         return
     every = run.options.log_every_n_steps
     if progress.settled == BATCH and run.stepped and every and not progress.updates % every:
         metrics.enter("train", batches=True)
         metrics.flush_step(progress.updates - 1)  # the run was cut between the batch and its logging
-    if progress.batch < run.loaders["train"].total and validation_is_due(run):
-        validate(run)  # or between that and its validation
+    if progress.settled == VALIDATED and progress.fired:  # or between the hooks of the end of a validation
+        with evaluation_mode(run, "validate"):
+            fire_rest(run, run.hooks.on_validation_end + run.late.on_validation_end)
+    elif 0 < progress.batch < run.loaders["train"].total and validation_is_due(run):
+        validate(run)  # or before that
 
 
 def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
@@ -148,22 +185,34 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
     if not skipped and validation_is_due(run, at_end=True, stopping=stopping):
         validate(run)
     metrics.position = progress.batches
-    metrics.reduce("train", batches=True)
+    metrics.reduce("train", batches=True, keep=stopping)
     if not stopping:
         settle(run, PLATEAU, lambda: advance_schedulers(run, "epoch", plateau=True))
     metrics.enter("train", batches=False)
-    for hook in run.hooks.on_train_epoch_end:
-        hook()
-    metrics.reduce("train", batches=False)
+    fire_rest(run, run.hooks.on_train_epoch_end)
+    metrics.reduce("train", batches=False, keep=stopping)
     metrics.send(max(0, progress.updates - 1))
     metrics.leave()
-    if not stopping:
+    if stopping:
+        fire(run.late.on_train_epoch_end)
+    else:
         progress.settled = EPOCH_ENDED
-    for hook in run.late.on_train_epoch_end:
-        hook()
-    if not stopping:
-        progress.epoch, progress.batch, progress.settled = progress.epoch + 1, 0, BATCH
+        leave_epoch(run)
     run.agree()
+
+
+def leave_epoch(run: Run) -> None:
+    """Call the last hooks of an epoch, and count it."""
+    progress = run.progress
+    fire_rest(run, run.late.on_train_epoch_end)
+    progress.epoch, progress.batch, progress.settled = progress.epoch + 1, 0, BATCH
+
+
+def leave_resumed_epoch(run: Run) -> None:
+    """The same where a run was cut between two of these hooks: a checkpoint counts the epoch already."""
+    if run.progress.settled == EPOCH_ENDED:
+        run.progress.epoch -= 1
+        leave_epoch(run)
 
 
 def settle(run: Run, state: int, action: Any) -> None:
@@ -179,10 +228,19 @@ def skips_epoch(chain: HookChain, batch: Any, batch_idx: int) -> bool:
     return any(answer == -1 for answer in answers)
 
 
-def fire(first: HookChain, last: HookChain, *args: Any) -> None:
+def fire(first: HookChain, last: HookChain = ()) -> None:
     """Call the hooks of a moment."""
     for hook in (*first, *last):
-        hook(*args)
+        hook()
+
+
+def fire_rest(run: Run, hooks: HookChain) -> None:
+    """Call the hooks of a moment that a run may be resumed in, from where it was cut: a saver is one of them."""
+    progress = run.progress
+    for hook in hooks[progress.fired :]:
+        progress.fired += 1
+        hook()
+    progress.fired = 0
 
 
 # ---- Evaluation
@@ -201,7 +259,7 @@ def sanity_check(run: Run) -> None:
 
 def validate(run: Run) -> None:
     """Validate inside a training."""
-    run.validation_requested = False
+    run.validation_requested, run.began = False, standing(run)
     if not run.step.position:  # gradients of an open accumulation window are still needed
         run.module.on_validation_model_zero_grad()
     evaluate(run, "validate")
@@ -233,8 +291,10 @@ def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: boo
         results = publish(run, phase)
         metrics.leave()
         if run.stage == "fit" and phase == "validate":
-            run.progress.settled = max(run.progress.settled, VALIDATED)
-        fire(first.end, last.end)
+            run.progress.settled, run.began = max(run.progress.settled, VALIDATED), None
+            fire_rest(run, first.end + last.end)
+        else:
+            fire(first.end, last.end)
     return results, outputs
 
 

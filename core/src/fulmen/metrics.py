@@ -6,11 +6,10 @@ run: at logging steps, values are copied to the host without waiting, and handed
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from fulmen.contracts.accelerator import Accelerator
 from fulmen.contracts.logger import Logger, call_loggers
 from fulmen.contracts.strategy import Strategy
 from fulmen.errors import ModuleError, listing, warn
+from fulmen.metric_ranks import check_same_names, combine_over_ranks, exchange_all
 from fulmen.readback import Readback
 
 Declaration = tuple[bool, bool, bool | None, bool | None, Any, bool, bool, bool]
@@ -176,6 +176,7 @@ class Metrics:
         self._shown: dict[str, float] = {}
         self._arriving: Readback | None = None  # values for the bar on their way from the device
         self._unsent: dict[str, Value] = {}
+        self._recorded = 0  # evaluation batches whose single values have been sent
         self._pending: deque[tuple[Readback, int]] = deque()
         self._measured: tuple[Any, int] | None = None
 
@@ -267,10 +268,19 @@ class Metrics:
                 meter.fresh = False
                 self.never_sent.discard(meter.step_key)
                 self._publish(meter.step_key, meter.last, meter)
+        if self._scope.phase != "train":
+            if step < self._recorded:  # a validation that was cut is repeated, and its rows are in the record
+                self._unsent = {}
+            self._recorded = max(self._recorded, step + 1)
         self.send(step)
 
-    def reduce(self, phase: str, *, batches: bool) -> list[dict[str, Value]]:
+    def reduce(self, phase: str, *, batches: bool, keep: bool = False) -> list[dict[str, Value]]:
         """Publish the epoch values of a phase, and start its meters anew. :meth:`send` then sends them.
+
+        Args:
+            phase: Which.
+            batches: The meters around batches, or those around the epoch.
+            keep: Leave the meters as they are, in an epoch that is cut short: a resumed run goes on with them.
 
         Returns:
             The epoch values under the loggers' names, one mapping for each loader in order.
@@ -290,9 +300,11 @@ class Metrics:
                 self._publish(meter.epoch_key, values[meter], meter)
                 self._published[meter.name + meter.suffix] = values[meter]
                 self._positions[meter.name + meter.suffix] = self.position
+        results = [{m.epoch_key: values[m] for m in scope.meters.values() if m in values} for scope in scopes]
+        if keep:
+            return results
         for metric in {id(meter.metric): meter.metric for meter in values if meter.metric is not None}.values():
             metric.reset()
-        results = [{m.epoch_key: values[m] for m in scope.meters.values() if m in values} for scope in scopes]
         for scope in scopes:
             scope.meters = {}
         return results
@@ -382,8 +394,20 @@ class Metrics:
         totals = self._shared_totals([meter for scope in scopes for meter in scope.meters.values()])
         return {
             "epoch": [[s.batches, [{**m.state_dict(), **totals.get(m, {})} for m in s.meters.values()]] for s in scopes],
-            "published": {key: value.clone() if isinstance(value, Tensor) else value for key, value in self._published.items()},
+            "unsent": _copied(self._unsent),
+            "recorded": self._recorded,
+            "position": self.position,
+            "never_sent": sorted(self.never_sent),
+            "logged": dict(self.logged),
+            **self.shown(),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """What was published so far."""
+        return {
+            "published": _copied(self._published),
             "positions": dict(self._positions),
+            "bar": _copied(self._bar),
         }
 
     def _shared_totals(self, meters: list[Meter]) -> dict[Meter, dict[str, Any]]:
@@ -404,8 +428,11 @@ class Metrics:
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Continue an epoch."""
-        self._published = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["published"].items()}
-        self._positions = dict(state.get("positions", {}))
+        published, bar, unsent = (state.get(key, {}) for key in ("published", "bar", "unsent"))
+        self._published, self._bar, self._unsent = (_copied(values, device) for values in (published, bar, unsent))
+        self._positions, self.logged = dict(state.get("positions", {})), dict(state.get("logged", {}))
+        self._recorded, self.never_sent = state.get("recorded", 0), set(state.get("never_sent", ()))
+        self.position = state.get("position", 0)
         for batches, meters in state["epoch"]:
             self.enter("train", batches=batches)
             assert self._scope is not None
@@ -416,50 +443,8 @@ class Metrics:
         self.leave()
 
 
-def combine_over_ranks(meters: list[Meter], strategy: Strategy) -> dict[Meter, Value]:
-    """The epoch value of each meter that has one; those with ``sync_dist`` over all ranks, in at most three exchanges.
-
-    Raises:
-        ModuleError: The ranks logged different names.
-    """
-    ready = [meter for meter in meters if meter.on_epoch and (meter.metric is not None or meter.total is not None)]
-    if strategy.world_size > 1:
-        synced = [meter for meter in ready if meter.sync and meter.metric is None]
-        check_same_names([f"{meter.epoch_key}:{meter.reduce}" for meter in synced], strategy)
-        exchange_all(synced, strategy)
-    return {meter: meter.value() for meter in ready}
-
-
-def exchange_all(meters: list[Meter], strategy: Strategy) -> None:
-    """Combine the totals of meters over all ranks, in at most two exchanges."""
-    _exchange([meter for meter in meters if meter.reduce in ("mean", "sum")], strategy)
-    _exchange([meter for meter in meters if meter.reduce in ("min", "max")], strategy)
-
-
-def check_same_names(names: list[str], strategy: Strategy) -> None:
-    """Raise on every rank if the ranks did not log the same names: their values would be mixed up."""
-    digest = float(zlib.crc32("\n".join(names).encode()))
-    device = strategy.root_device
-    low_high = strategy.all_reduce(torch.tensor([-digest, digest], dtype=torch.float64, device=device), "max")
-    if -low_high[0] != low_high[1]:  # synchronises: once per epoch, in distributed runs only
-        raise ModuleError(
-            f"the ranks logged different names with sync_dist=True; rank {strategy.global_rank} logged: {listing(names)}. "
-            "Log the same names in the same order on every rank"
-        )
-
-
-def _exchange(meters: list[Meter], strategy: Strategy) -> None:
-    if not meters:
-        return
-    device = strategy.root_device
-    op: Literal["sum", "max"] = "sum" if meters[0].reduce in ("mean", "sum") else "max"
-    signs = [-1.0 if meter.reduce == "min" else 1.0 for meter in meters]
-    totals = [torch.as_tensor(meter.total, device=device).double() * sign for meter, sign in zip(meters, signs, strict=True)]
-    weights = [torch.tensor(meter.weight, device=device).double() for meter in meters]
-    combined = strategy.all_reduce(torch.stack(totals + weights), op)
-    for index, (meter, sign) in enumerate(zip(meters, signs, strict=True)):
-        meter.total = combined[index] * sign
-        meter.weight = float(combined[len(meters) + index])
+def _copied(values: Mapping[str, Value], device: torch.device | None = None) -> dict[str, Value]:
+    return {key: value.detach().to(device, copy=True) if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
 def _from_object(meter: Meter, name: str, value: Any) -> Value:

@@ -12,8 +12,8 @@ import random
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
-from typing import Any
+from itertools import chain, cycle, islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler
@@ -23,6 +23,9 @@ from fulmen.contracts.stateful import Stateful
 from fulmen.errors import ConfigurationError, warn
 from fulmen.rng import isolated, random_state, set_random_state
 
+if TYPE_CHECKING:
+    from fulmen.contracts.strategy import Strategy
+
 
 class Source:
     """A loader and where its iteration stands.
@@ -30,10 +33,15 @@ class Source:
     Args:
         loader: Any iterable of batches.
         name: What it is called in messages, such as ``train_dataloader``.
+        strategy: For training data: their order, once drawn, goes on by itself from epoch to epoch, whatever else draws
+            random numbers, and all ranks of the strategy draw that of rank 0. ``None``: it is drawn anew in each iteration.
     """
 
-    def __init__(self, loader: Iterable[Any], name: str) -> None:
-        self.loader, self.name = loader, name
+    def __init__(self, loader: Iterable[Any], name: str, strategy: Strategy | None = None) -> None:
+        self.loader, self.name, self._strategy = loader, name, strategy
+        self._order: dict[str, Any] | None = None  # the random states from which the next order is drawn
+        self._offset = 0  # samples to leave out beside whole batches, where batches had another size before a resume
+        self.ratio = 1.0  # batches now for each batch before the resume
         self.passes = 0  # iterations started so far
         self.batches = 0  # batches taken in this one
         self._start: dict[str, Any] = {}  # the random states that this one started from
@@ -67,27 +75,48 @@ class Source:
         continues, self._continues = self._continues, False
         if continues and self.batches:
             return self._continue()
-        self.batches = 0
-        self._start = {"random": random_state(), "generators": [g.get_state() for g in _generators(self.loader)]}
+        self.batches = self._offset = 0
         self.passes += 1
-        return self._iterate(skip=0, silent=continues and self.passes > 1)
+        silent = continues and self.passes > 1
+        if self._strategy is not None and _is_indexed(self.loader):
+            return self._begin_in_order(self._strategy, silent)
+        self._start = self._states()
+        return self._iterate(skip=0, silent=silent)
+
+    def _begin_in_order(self, strategy: Strategy, silent: bool) -> Iterator[Any]:
+        is_first = self._order is None
+        self._start = strategy.broadcast(self._states()) if self._order is None else self._order
+        with isolated():
+            self._restart()
+            iterator = self._iterate(skip=0, silent=silent)
+            self._order = self._states()
+        if is_first and strategy.global_rank == 0:  # as the first iteration of a loop by hand
+            set_random_state(self._order["random"])
+        return iterator
 
     def _continue(self) -> Iterator[Any]:
         with isolated():  # the run's own random states go on from where the checkpoint was made
-            set_random_state(self._start["random"])
-            for generator, state in zip(_generators(self.loader), self._start["generators"], strict=True):
-                generator.set_state(state)
+            self._restart()
             return self._iterate(skip=self.batches, silent=self.passes > 1)
+
+    def _states(self) -> dict[str, Any]:
+        return {"random": random_state(), "generators": [g.get_state() for g in _generators(self.loader)]}
+
+    def _restart(self) -> None:
+        set_random_state(self._start["random"])
+        for generator, state in zip(_generators(self.loader), self._start["generators"], strict=True):
+            generator.set_state(state)
 
     def _iterate(self, skip: int, silent: bool) -> Iterator[Any]:
         loader = self.loader
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_stateful(loader):
+        if not isinstance(loader, DataLoader) or not _is_indexed(loader):
             return self._replay(iter(loader), 0 if _stateful_part(loader) is not None else skip)
         if self._served is None:
             self._served = with_batches(loader, ResumableBatches(_index_sampler(loader)))
         batches = _index_sampler(self._served)
-        seed = zlib.crc32(self._start["random"]["torch"].numpy().tobytes()) + self.passes
-        batches.prepare(skip, seed if loader.num_workers > 0 else None)
+        rank = 0 if self._strategy is None else self._strategy.global_rank
+        seed = zlib.crc32(self._start["random"]["torch"].numpy().tobytes(), rank) + self.passes
+        batches.prepare(skip, seed if loader.num_workers > 0 else None, self._offset)
         iterator = _start_workers(self._served, silent)
         batches.draw_now()
         return iterator
@@ -116,11 +145,18 @@ class Source:
         inner = _stateful_part(self.loader)
         state = inner.state_dict() if inner is not None and batches else None
         generators = [generator.get_state() for generator in _generators(self.loader)]
-        return {"passes": self.passes, "batches": batches, "start": self._start, "generators": generators, "inner": state}
+        return {
+            "passes": self.passes, "batches": batches, "start": self._start, "generators": generators, "inner": state,
+            "order": self._order, "batch_size": global_batch_size(self.loader), "offset": self._offset,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration continue there."""
-        self.passes, self.batches, self._start = state["passes"], state["batches"], state["start"]
+        self.passes, self.batches, self._start = int(state["passes"]), int(state["batches"]), state["start"]
+        if not 0 <= self.batches < 2**62:
+            raise ValueError(f"{self.batches} batches")
+        self._order, self._offset = state.get("order"), int(state.get("offset", 0))
+        self._convert(state.get("batch_size"))
         self._continues = True
         if not self.batches:  # nothing to continue: its own generators go on from where they are
             for generator, saved in zip(_generators(self.loader), state["generators"], strict=True):
@@ -128,6 +164,40 @@ class Source:
         inner = _stateful_part(self.loader)
         if inner is not None and state["inner"] is not None:
             inner.load_state_dict(state["inner"])
+
+
+    def _convert(self, before: int | None) -> None:
+        """Count the samples that were used in batches of the size that they have now."""
+        now = global_batch_size(self.loader)
+        if now is None or before in (None, now):
+            return
+        assert before is not None
+        self.ratio = before / now
+        samples = self._offset + self.batches * before
+        if samples >= len(_order_of(self.loader)):  # the last batch may have been a small one
+            self.batches, self._offset = len(self), 0
+        else:
+            self.batches, self._offset = divmod(samples, now)
+
+
+def _is_indexed(loader: Any) -> bool:
+    """Whether it loads samples by an index that it takes from a sampler, and nobody else keeps the position."""
+    return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset) and not _is_stateful(loader)
+
+
+def _order_of(loader: DataLoader[Any]) -> Any:
+    """The sampler that gives the order of all samples, for all ranks."""
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler.sampler
+    return sampler.order if isinstance(sampler, Shared) else sampler
+
+
+def global_batch_size(loader: Any) -> int | None:
+    """Samples in the batches of all ranks together; ``None`` where the loader's own code makes the batches."""
+    if not _is_indexed(loader) or type(loader.batch_sampler) not in (BatchSampler, type(None)):
+        return None
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler.sampler
+    ranks = sampler.num_replicas if isinstance(sampler, DistributedSampler) else 1
+    return int(ranks * (1 if loader.batch_sampler is None else loader.batch_sampler.batch_size))
 
 
 def _stateful_part(loader: Any) -> Any:
@@ -188,17 +258,81 @@ def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[A
     return served
 
 
-def distributed(loader: Any, arguments: dict[str, int], shuffle: bool, seed: int) -> Any:
-    """``loader`` with each rank seeing its share, where it is a map-style DataLoader without such a sampler."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_stateful(loader):
+def distributed(loader: Any, arguments: dict[str, int], shuffle: bool, seed: int, uneven: str | None = None) -> Any:
+    """``loader`` with each rank seeing its share, where it is a map-style DataLoader without such a sampler.
+
+    ``uneven``: what happens to training samples that cannot be divided, as a strategy says it.
+    """
+    if not _can_be_shared(loader):
         return loader
-    if isinstance(loader.sampler, DistributedSampler):
-        return loader
-    shuffled = shuffle and isinstance(loader.sampler, RandomSampler)
     ranks = arguments["num_replicas"], arguments["rank"]
-    once = not shuffle and len(loader.dataset) >= ranks[0]  # type: ignore[arg-type]  # every rank must have a sample
-    kind: type[DistributedSampler[Any]] = EachOnce if once else DistributedSampler
-    return with_sampler(loader, kind(loader.dataset, *ranks, shuffle=shuffled, seed=seed))
+    if shuffle:
+        kind = Undivided if uneven == "join" else Shared
+        drop = uneven == "drop" or (uneven is None and loader.drop_last)
+        return with_sampler(loader, kind(_order_of(loader), *ranks, drop))
+    once = len(loader.dataset) >= ranks[0]  # type: ignore[arg-type]  # every rank must have a sample
+    each: type[DistributedSampler[Any]] = EachOnce if once else DistributedSampler
+    return with_sampler(loader, each(loader.dataset, *ranks, shuffle=False, seed=seed))
+
+
+def dealt(loader: Any, arguments: dict[str, int]) -> Any:
+    """``loader`` with each rank getting whole batches in turn, where it is a map-style DataLoader without such a sampler.
+
+    They are the batches of one process, so that what is made of them can be put in order.
+    """
+    if not _can_be_shared(loader):
+        return loader
+    in_order = with_sampler(loader, SequentialSampler(loader.dataset))
+    return with_batches(in_order, InTurn(_index_sampler(in_order), arguments["num_replicas"], arguments["rank"]))
+
+
+def _can_be_shared(loader: Any) -> bool:
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_stateful(loader):
+        return False
+    return not isinstance(loader.sampler, DistributedSampler)
+
+
+class InTurn:
+    """Every ``size``-th batch of another sampler, from ``rank`` on."""
+
+    def __init__(self, batches: Any, size: int, rank: int) -> None:
+        self.batches, self.size, self.rank = batches, size, rank
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.batches), self.size))
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.batches, self.rank, None, self.size)
+
+
+def has_none(loader: Any) -> bool:
+    """Whether this rank gets no batch of a loader, and others do."""
+    batches = _index_sampler(loader) if isinstance(loader, DataLoader) else None
+    return isinstance(batches, InTurn) and not len(batches) and len(batches.batches) > 0
+
+
+class Shared(DistributedSampler[Any]):
+    """The share of a rank in the order of another sampler: of each global batch, every sample of which it is the turn.
+
+    So the samples of a step are the same for any number of ranks that together have batches of the same size. Where the
+    samples cannot be divided, the first of the order are repeated at its end, or the last left out with ``drop_last``.
+    """
+
+    def __init__(self, order: Any, num_replicas: int, rank: int, drop_last: bool = False) -> None:
+        super().__init__(order, num_replicas, rank, shuffle=False, drop_last=drop_last)
+        self.order, self.start = order, 0
+
+    def __iter__(self) -> Iterator[int]:
+        indices = list(self.order)[self.start :]  # all of it now: what is drawn later would differ between the ranks
+        rounded = len(indices) + (0 if self.drop_last else self.num_replicas - 1)
+        return islice(cycle(indices), self.rank, rounded // self.num_replicas * self.num_replicas, self.num_replicas)
+
+
+class Undivided(Shared):
+    """Gives every training sample to exactly one rank. Its length is that of the rank with the most."""
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(list(self.order), self.start + self.rank, None, self.num_replicas)
 
 
 class EachOnce(DistributedSampler[Any]):
@@ -224,16 +358,22 @@ class ResumableBatches:
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self._skip = 0
+        self._skip = self._offset = 0
         self._seed: int | None = None
         self._order: _Order | None = None
 
-    def prepare(self, skip: int, seed: int | None) -> None:
-        """Say where the next iteration starts, and the seed of its workers; ``None``: there are none."""
-        self._skip, self._seed = skip, seed
+    def prepare(self, skip: int, seed: int | None, offset: int = 0) -> None:
+        """Say where the next iteration starts, and the seed of its workers; ``None``: there are none.
+
+        Args:
+            skip: Batches to leave out.
+            seed: Of the workers.
+            offset: Samples to leave out before, of the order of all ranks.
+        """
+        self._skip, self._seed, self._offset = skip, seed, offset
 
     def __iter__(self) -> Iterator[Any]:
-        self._order = _Order(iter(self.inner), self._skip)
+        self._order = _Order(iter(from_sample(self.inner, self._offset) if self._offset else self.inner), self._skip)
         indices = chain.from_iterable(self._order)
         return indices if self._seed is None else _with_seeds(indices, self._skip, self._seed)
 
@@ -250,6 +390,15 @@ class ResumableBatches:
         if name == "inner":  # while it is being copied or unpickled
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+
+def from_sample(batches: Any, offset: int) -> Any:
+    """The batches of a :class:`BatchSampler`, or single indices, from some sample of the order of all ranks on."""
+    if isinstance(batches, BatchSampler):
+        return BatchSampler(from_sample(batches.sampler, offset), batches.batch_size, batches.drop_last)
+    shifted = copy.copy(batches) if isinstance(batches, Shared) else Shared(batches, 1, 0)
+    shifted.start = offset
+    return shifted
 
 
 class _Order:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fulmen.background import BackgroundWriter
 from fulmen.clock import Clock
 from fulmen.contracts.callback import Callback
 from fulmen.contracts.datamodule import DataModule
@@ -58,6 +59,7 @@ class Run:
     hooks: Hooks = field(default_factory=Hooks)
     late: Hooks = field(default_factory=Hooks)
     clock: Clock = field(default_factory=Clock)
+    writer: BackgroundWriter = field(init=False)
 
     optimizers: list[Optimizer] = field(default_factory=list)
     optimizer_handles: list[OptimizerHandle] = field(default_factory=list)
@@ -94,14 +96,21 @@ class Run:
     """In a distributed run, a stop that was requested on this rank and that the others do not know of yet: 1, or 3 for now."""
     carried: dict[str, Any] | None = None
     """The training state at the end of a run that took place in another process."""
+    began: dict[str, Any] | None = None
+    """Where the run stood when the validation began that is going on: a checkpoint made inside it goes back there."""
     resumed: dict[str, Any] | None = None
     """The checkpoint that this run resumes from, until its last part is applied."""
+    resumed_from: str = ""
+    """Its path."""
     run_id: str = ""
     """The same before and after a resume."""
     log_dir: str | None = None
     """That of rank 0, in a distributed run."""
     results: Any = None
     toggled: dict[torch.nn.Parameter, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.writer = BackgroundWriter(self.clock, self.runtime)
 
     @property
     def active(self) -> bool:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fulmen.contracts.module import Module
 from fulmen.contracts.precision import Precision
-from fulmen.contracts.strategy import Strategy
+from fulmen.contracts.strategy import STAND_IN, Strategy
 from fulmen.errors import ConfigurationError, ModuleError
 from fulmen.hooks import accepting, overrides
 from fulmen.optimizers import NoOptimizer, advance_schedulers, drop_gradients, needs_closure
@@ -80,6 +80,7 @@ class AutomaticStep:
         self.position = 0  # batches of the window so far
         self.window = 1  # batches that the window is planned to have
         self.counted = 0  # batches of the window that gave a gradient
+        self.stand_ins = 0  # those of them that gave one of zero, because other ranks may wait for it
         self.weight: Any = None  # sum of the weights in the window, where losses are sums
         self.check_finite = run.options.detect_anomaly
         self.schedules = any(config.interval == "step" for config in run.schedulers)
@@ -125,7 +126,7 @@ class AutomaticStep:
         """Add the gradient of one batch to the window's."""
         outputs = self.training_step(batch, batch_idx)
         self.learn(outputs, batch_idx)
-        return outputs
+        return outputs if type(outputs) is not dict or STAND_IN not in outputs else None
 
     def learn(self, outputs: Any, batch_idx: int) -> None:
         """Add the gradient of what ``training_step`` returned to the window's."""
@@ -133,6 +134,8 @@ class AutomaticStep:
         loss, weight = (outputs, None) if type(outputs) is Tensor else read_loss(outputs)
         if loss is None:
             return
+        if type(outputs) is dict and STAND_IN in outputs:
+            self.stand_ins, weight = self.stand_ins + 1, None if self.weight is None else 0.0
         if self.check_finite or not loss.requires_grad or loss.ndim:
             if not self.is_usable(loss, batch_idx):
                 return
@@ -157,7 +160,7 @@ class AutomaticStep:
 
     def share(self, loss: Tensor, weight: Tensor | float | None) -> Tensor:
         """The part of ``loss`` in the update of the window."""
-        if self.counted and (weight is None) is not (self.weight is None):
+        if self.counted > self.stand_ins and (weight is None) is not (self.weight is None):
             raise ModuleError(
                 "training_step returned a mean for one batch and (loss_sum, weight) for another of the same accumulation "
                 "window; return the same form for all"
@@ -173,6 +176,8 @@ class AutomaticStep:
         """Update the parameters with the gradients of the window, if it has any. Also ends a window cut short."""
         if self.no_sync is not None and 0 < self.position < self.window:
             self.exchange_gradients()
+        if self.stand_ins:
+            self.settle_stand_ins()
         if self.counted:
             self.prepare_update()
             if self.update is None:
@@ -180,6 +185,13 @@ class AutomaticStep:
             else:
                 self.update(self.optimizer)
         self.close_window()
+
+    def settle_stand_ins(self) -> None:
+        """Count only batches for which some rank had a loss, as all ranks do."""
+        empty, weighted = self.run.runtime.strategy.settle_stand_ins()
+        self.counted, self.stand_ins = self.counted - empty, 0
+        if weighted and self.weight is None:
+            self.weight = 0.0
 
     def prepare_update(self) -> None:
         """Make the gradients of the window complete, show them, clip them."""
@@ -205,13 +217,17 @@ class AutomaticStep:
         if self.weight is None:
             factor: Any = self.window / self.counted
         else:
-            wide = torch.float64 if runtime.accelerator.supports_float64 else torch.float32
-            total = torch.as_tensor(self.weight, dtype=wide, device=runtime.device)
+            total = self.widened(self.weight)
             # Ranks average their gradients; of sums, the sum is wanted.
             factor = runtime.world_size / runtime.strategy.all_reduce(total, "sum")
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, factor)
+
+    def widened(self, value: Tensor | float) -> Tensor:
+        """A number that is exchanged, in the widest format of the device."""
+        wide = torch.float64 if self.run.runtime.accelerator.supports_float64 else torch.float32
+        return torch.as_tensor(value, dtype=wide, device=self.run.device)
 
     def close_window(self) -> None:
         """Count the update and advance the schedulers, and begin a new window."""
@@ -310,13 +326,15 @@ class ClosureStep(AutomaticStep):
             if self.window == 1:  # each evaluation starts from zero
                 self.counted, self.weight = 0, None
             self.outputs = self.forward_backward(batch, batch_idx)
+            if self.stand_ins:
+                self.settle_stand_ins()
             if self.counted:
                 self.prepare_update()
             else:  # no loss: what the batch before left must not be applied again
                 self.optimizer.zero_grad()
             loss = read_loss(self.outputs)[0]
-            if loss is not None and run.runtime.world_size > 1:  # the optimizer decides by it: alike on all ranks
-                return run.runtime.strategy.all_reduce(loss.detach(), "mean")
+            if run.runtime.world_size > 1:  # the optimizer decides by it: alike on all ranks
+                return run.runtime.strategy.all_reduce(self.widened(0.0 if loss is None else loss.detach()), "mean")
             return torch.zeros(()) if loss is None else loss
 
         run.module.optimizer_step(run.progress.epoch, batch_idx, run.optimizer_handles[0], closure)
@@ -368,6 +386,8 @@ def read_loss(outputs: Any) -> tuple[Tensor | None, Any]:
         return outputs, None
     if isinstance(outputs, Mapping) and "loss" in outputs:
         return read_loss(outputs["loss"])
+    if isinstance(outputs, Mapping) and STAND_IN in outputs:
+        return outputs[STAND_IN], None
     if isinstance(outputs, Mapping) and "loss_sum" in outputs and "weight" in outputs:
         return outputs["loss_sum"], outputs["weight"]
     if isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[0], Tensor):

@@ -26,7 +26,7 @@ from fulmen.contracts.profiler import Profiler
 from fulmen.contracts.strategy import Strategy
 from fulmen.data import loaders_of
 from fulmen.errors import ConfigurationError, ModuleError, did_you_mean
-from fulmen.handover import earlier_run, ending_of, take_over
+from fulmen.handover import earlier_run, ending_of, predictions_of_all, take_over
 from fulmen.lifecycle import running
 from fulmen.metrics import Metrics
 from fulmen.options import Duration, Limit, Options
@@ -209,7 +209,8 @@ class Trainer(TrainerView):
             model: The module; ``None``: that of the latest run, with its best checkpoint where a callback keeps one.
             dataloaders: Any iterable of batches, or several; ``None`` asks the data module, else ``model``.
             datamodule: Gives the loaders; may be passed in place of ``dataloaders``.
-            return_predictions: ``False`` keeps nothing, for callbacks that write predictions.
+            return_predictions: ``False`` keeps nothing, for callbacks that write predictions. With several ranks each gets
+                those of all, in the order of the data and on the host.
             ckpt_path: Weights to load before: a path or URL, ``"best"`` or ``"last"``.
 
         Returns:
@@ -223,6 +224,7 @@ class Trainer(TrainerView):
         run = self._begin("predict", module, {"predict": dataloaders}, datamodule)
         with running(run, path):
             outputs = loop.evaluate(run, "predict", keep_outputs=keep)[1]
+            outputs = predictions_of_all(run, outputs) if keep else []
         if not keep:
             return None
         return outputs[0] if len(outputs) == 1 else outputs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fulmen.background import BackgroundWriter
 from fulmen.clock import Alarm
 from fulmen.contracts.callback import Callback, Checkpoint
 from fulmen.contracts.data_hooks import Stage
@@ -198,6 +199,11 @@ class TrainerView:
     def every(self, seconds: float, action: Callable[[], None]) -> Alarm:
         """Call ``action()`` between two steps of this run, whenever at least ``seconds`` have passed since the last time."""
         return self._current().clock.every(seconds, action)
+
+    @property
+    def writer(self) -> BackgroundWriter:
+        """Writes files of this run beside the training: one at a time, with one copy in memory."""
+        return self._current().writer
 
     # ---- Metrics
 

@@ -334,7 +334,7 @@ def test_half_a_row_at_the_end_of_a_given_version_is_moved_away(tmp_path: Path) 
     folder = tmp_path / "run" / "v"
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("step,a\n0,1.0\n1,2")
-    (folder / ".metrics.csv.tmp").write_text("left over")
+    (folder / ".metrics.csv.0123abcd.tmp").write_text("left over")
     logger = CSVLogger(tmp_path, "run", "v")
     logger.log_metrics({"a": 3.0}, 1)
     logger.finalize("success")

@@ -135,7 +135,7 @@ def test_rewind_without_anything_to_move_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_cleaned_up(tmp_path: Path) -> None:
-    (tmp_path / ".t.csv.tmp").write_text("half")
+    (tmp_path / ".t.csv.0123abcd.tmp").write_text("half")
     CSVTable(tmp_path / "t.csv")
     assert list(tmp_path.iterdir()) == []
 
@@ -182,7 +182,7 @@ def test_a_write_that_fails_in_the_middle_leaves_the_file_as_it_was(tmp_path: Pa
 def test_replacing_keeps_the_old_file_where_the_block_raises(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path, tmp_path / ".x.tmp") as file:
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
         file.write(b"new")
         raise ZeroDivisionError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

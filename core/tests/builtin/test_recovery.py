@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import threading
+
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from fulmen import Callback, Checkpoint, CheckpointError, ConfigurationError, FulmenWarning, Logger, Trainer
-from fulmen.builtin.recovery import RecoveryCheckpoint
-from fulmen.storage import verify_checkpoint
+from fulmen.builtin import recovery
+from fulmen.builtin.recovery import RecoveryCheckpoint, duration
+from fulmen.storage import read_checkpoint, verify_checkpoint, write_checkpoint
 from fulmen.testing import QUIET, Regression, Validated, batches, quiet, same_weights
 
 
@@ -20,6 +25,7 @@ class Watching(RecoveryCheckpoint):
 
     def save(self, trainer):
         super().save(trainer)
+        trainer.writer.finish()
         self.seen.append(sorted(path.name for path in self.folders(trainer)[-1].glob("*")))
 
 
@@ -102,7 +108,7 @@ def test_the_file_of_another_saver_is_neither_replaced_nor_removed(tmp_path):
     fitted([other, callback])
     assert callback.seen == [
         ["epoch=0-step=4-recovery.ckpt", "epoch=0-step=4.ckpt"],
-        ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"],
+        ["epoch=0-step=4.ckpt", "epoch=1-step=8-recovery.ckpt"],
     ]
     assert other.holds(f"{tmp_path}/epoch=0-step=4.ckpt") and not other.holds(f"{tmp_path}/epoch=1-step=8.ckpt")
 
@@ -193,6 +199,8 @@ WRONG = [
     ({"every_seconds": -1.5}, "every_seconds=-1.5 is not allowed; allowed: seconds above 0, or None"),
     ({"every_n_steps": 0}, "every_n_steps=0 is not allowed; allowed: a whole number from 1, or None"),
     ({"every_n_steps": 1.5}, "every_n_steps=1.5 is not allowed; allowed: a whole number from 1, or None"),
+    ({"max_cost": 0}, "max_cost=0 is not allowed; allowed: a share above 0 and up to 1, or None"),
+    ({"max_cost": 2}, "max_cost=2 is not allowed; allowed: a share above 0 and up to 1, or None"),
 ]
 
 
@@ -224,3 +232,193 @@ def test_means_of_an_epoch_that_a_maximum_cut_short_are_those_of_the_whole(tmp_p
     resumed = run("cut", "last")
     assert resumed.callback_metrics["train_loss_epoch"] == whole.callback_metrics["train_loss_epoch"]
     assert resumed.callback_metrics["val_loss"] == whole.callback_metrics["val_loss"]
+
+
+# ---- Off the step path
+
+
+class Held:
+    """Lets each save wait until it may go on."""
+
+    def __init__(self, monkeypatch):
+        self.go, self.began, self.threads = threading.Event(), threading.Event(), []
+
+        def write(payload, path):
+            self.threads.append(threading.current_thread().name)
+            self.began.set()
+            assert self.go.wait(60)
+            write_checkpoint(payload, path)
+
+        monkeypatch.setattr(recovery, "write_checkpoint", write)
+
+
+class AtStep(Callback):
+    """Does something after a step."""
+
+    def __init__(self, step, action):
+        self.step, self.action, self.steps = step, action, []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.steps.append(trainer.global_step)
+        if trainer.global_step == self.step:
+            self.action()
+
+
+def test_training_goes_on_while_it_is_written(tmp_path, monkeypatch):
+    held = Held(monkeypatch)
+
+    def three_steps_later():
+        assert held.began.wait(60) and list(tmp_path.glob("*.ckpt")) == []
+        held.go.set()
+
+    torch.manual_seed(1)
+    fitted([AtStep(5, three_steps_later), RecoveryCheckpoint(tmp_path / "thread", every_n_steps=2)], data=5, max_epochs=1)
+    assert set(held.threads) == {"fulmen-writer"}
+    del held.threads[:]
+    torch.manual_seed(1)
+    fitted(RecoveryCheckpoint(tmp_path / "here", every_n_steps=2, asynchronous=False), data=5, max_epochs=1)
+    assert set(held.threads) == {"MainThread"}
+    one, other = (read_checkpoint(tmp_path / where / "epoch=0-step=5.ckpt") for where in ("thread", "here"))
+    assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in other["state_dict"])
+    assert one["loops"]["fit_loop"]["progress"] == other["loops"]["fit_loop"]["progress"]
+
+
+def test_the_state_is_that_of_its_step(tmp_path, monkeypatch):
+    """Training changes the weights in place while the file is being written."""
+    held, kept = Held(monkeypatch), []
+
+    class Keep(RecoveryCheckpoint):
+        def save(self, trainer):
+            super().save(trainer)
+            kept.append({name: value.clone() for name, value in trainer.module.state_dict().items()})
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 4:
+                raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        fitted([AtStep(3, held.go.set), Stop(), Keep(tmp_path, every_n_steps=2)], data=8, max_epochs=1)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "epoch=0-step=2.ckpt"  # complete before fit raised
+    found = read_checkpoint(path)["state_dict"]
+    assert len(kept) == 1 and all(torch.equal(found[name], value) for name, value in kept[0].items())
+
+
+def test_by_time_it_rather_saves_later_than_waits(tmp_path, monkeypatch):
+    held = Held(monkeypatch)
+    at_step = AtStep(4, held.go.set)
+    fitted([at_step, RecoveryCheckpoint(tmp_path, every_seconds=1e-9)], data=6, max_epochs=1)
+    assert at_step.steps == [1, 2, 3, 4, 5, 6]  # the first save, after step 1, held nobody up
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=0-step=6.ckpt"]
+
+
+def test_workers_are_forked_while_it_is_written(tmp_path):
+    data = DataLoader(TensorDataset(torch.randn(24, 3), torch.randn(24, 1)), batch_size=4, num_workers=2)
+    trainer = quiet(max_epochs=4, enable_checkpointing=True, callbacks=RecoveryCheckpoint(tmp_path, every_n_steps=1))
+    trainer.fit(Regression(), data)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=3-step=24.ckpt"]
+
+
+def test_without_steps_nothing_is_called_per_step():
+    assert "on_train_batch_end" in vars(RecoveryCheckpoint(every_n_steps=2))
+    assert "on_train_batch_end" not in vars(RecoveryCheckpoint())
+    assert RecoveryCheckpoint.on_train_batch_end is Callback.on_train_batch_end
+
+
+# ---- What it costs
+
+
+def test_the_interval_follows_from_the_cost():
+    callback = RecoveryCheckpoint(max_cost=0.01)
+    assert callback.interval == 30.0  # not known yet, or next to nothing
+    callback._cost = 1.2
+    assert callback.interval == 120.0
+    callback._cost = 60.0
+    assert callback.interval == 600.0  # every_seconds bounds the loss, whatever it costs
+    assert RecoveryCheckpoint(every_seconds=5.0).interval == 5.0
+    assert RecoveryCheckpoint(max_cost=None).interval == 600.0
+
+
+def test_the_cost_is_measured_and_the_next_save_by_time_put_off(tmp_path, monkeypatch):
+    def slow(payload, path):
+        end = recovery.thread_time() + 0.3
+        while recovery.thread_time() < end:  # processor time, which a thread takes from the training
+            pass
+        write_checkpoint(payload, path)
+
+    monkeypatch.setattr(recovery, "write_checkpoint", slow)
+    monkeypatch.setattr(recovery, "SHORTEST", 1e-3)
+    costs = []
+
+    class Note(RecoveryCheckpoint):
+        def on_train_end(self, trainer, module):
+            super().on_train_end(trainer, module)
+            costs.append((self._cost, self.interval, self._alarm.seconds))
+
+    for asynchronous in (True, False):
+        fitted(Note(tmp_path, max_cost=0.05, asynchronous=asynchronous), data=2, max_epochs=1)
+    for cost, interval, alarm in costs:
+        assert cost >= 0.3 and interval == pytest.approx(cost / 0.05) and alarm == interval
+
+
+@pytest.mark.parametrize(("max_cost", "saves"), [(None, 4), (1e-9, 2)])
+def test_ends_of_epochs_are_saved_as_far_as_the_cost_allows(tmp_path, monkeypatch, max_cost, saves):
+    monkeypatch.setattr(recovery, "FREE", 0.0)
+    callback = Watching(tmp_path, max_cost=max_cost)
+    trainer = fitted(callback, data=2, max_epochs=4)
+    assert len(callback.seen) == saves  # the first, whose cost nobody knows, and the newest state when training ends
+    assert callback.seen[0] == ["epoch=0-step=2.ckpt"] and len(callback.seen[-1]) == 1
+    assert read_checkpoint(callback.last_model_path)["global_step"] == trainer.global_step == 8
+    again = fitted(RecoveryCheckpoint(tmp_path), data=2, max_epochs=5, path="last")
+    assert again.global_step == 10
+
+
+TOLD = [
+    ({}, r"every 30 s, for \d+\.\d% of the time; at most 3[01] s of work can be lost"),
+    (
+        {"every_seconds": 130.0, "max_cost": None},
+        r"every 2 min 10 s, for \d\.\d% .*; at most 2 min 1[012] s of work can be lost",
+    ),
+    ({"every_seconds": None}, "at most an epoch of work can be lost"),
+    ({"every_seconds": None, "every_n_steps": 3}, "at most 3 steps of work can be lost"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), TOLD)
+def test_how_much_can_be_lost_is_told_once(tmp_path, capsys, options, text):
+    fitted(RecoveryCheckpoint(tmp_path, **options))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(f"recovery checkpoint: {text}", line)
+
+
+def test_durations_are_for_people():
+    assert [duration(seconds) for seconds in (0.0, 0.2, 59.5, 129.2, 3600.0)] == ["0 s", "1 s", "1 min", "2 min 10 s", "1 h"]
+
+
+# ---- Beside others
+
+
+class Saver(Checkpoint):
+    """Saves the whole state in some epochs, and says so."""
+
+    def __init__(self, folder, epochs):
+        self.folder, self.epochs = folder, epochs
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.current_epoch in self.epochs:
+            self.last_model_path = f"{self.folder}/own.ckpt"
+            self.saved_batches = trainer.progress.batches
+            trainer.save_checkpoint(self.last_model_path)
+
+    def folders(self, trainer):
+        return [self.folder]
+
+
+@pytest.mark.parametrize(("epochs", "files"), [((0, 1), ["own.ckpt"]), ((0,), ["epoch=1-step=8.ckpt", "own.ckpt"])])
+def test_what_another_has_saved_at_this_step_is_not_saved_again(tmp_path, epochs, files):
+    callback = RecoveryCheckpoint(tmp_path)
+    fitted([Saver(tmp_path, epochs), callback])
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    again = fitted([Saver(tmp_path, ()), RecoveryCheckpoint(tmp_path)], max_epochs=3, path="last")
+    assert again.global_step == 12 and again.current_epoch == 3

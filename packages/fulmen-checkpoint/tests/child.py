@@ -33,12 +33,12 @@ class Heavy(Regression):
 class After(Callback):
     """Does something when the third epoch starts."""
 
-    def __init__(self, action, callback):
-        self.action, self.callback = action, callback
+    def __init__(self, action):
+        self.action = action
 
     def on_train_epoch_start(self, trainer, module):
         if trainer.current_epoch == 2:
-            self.callback._writer.finish()  # what was saved before is complete
+            trainer.writer.finish()  # what was saved before is complete
             self.action()
 
 
@@ -60,9 +60,7 @@ def main(kind: str, folder: str) -> None:
     asynchronous, kind = kind.startswith("asynchronous-"), kind.removeprefix("asynchronous-")
     callback = ModelCheckpoint(folder, "{epoch}", "score", save_top_k=2, save_last=True, asynchronous=asynchronous)
     action = {"full": fill_the_disk, "denied": lambda: lose_permission(folder), "killed": lambda: None}[kind]
-    trainer = quiet(
-        max_epochs=500 if kind == "killed" else 4, callbacks=[callback, After(action, callback)], enable_checkpointing=True
-    )
+    trainer = quiet(max_epochs=500 if kind == "killed" else 4, callbacks=[callback, After(action)], enable_checkpointing=True)
     trainer._given_callbacks = [each for each in trainer._given_callbacks if type(each).__name__ != "RecoveryCheckpoint"]
     path = "last" if list(Path(folder).glob("*.ckpt")) else None
     error = ""

@@ -9,9 +9,8 @@ import pytest
 import torch
 from fulmen_checkpoint import ModelCheckpoint
 from fulmen_checkpoint.places import LocalPlace
-from fulmen_checkpoint.writer import Staging, Writer
 
-from fulmen import Callback, CheckpointError, read_checkpoint, write_checkpoint
+from fulmen import Callback, CheckpointError, read_checkpoint
 from fulmen.testing import Validated, batches, quiet, same_weights
 
 VALUES = [5.0, 4.0, 3.0, 2.0]
@@ -81,12 +80,12 @@ def test_back_pressure_and_the_newest_state_before_the_end(tmp_path, fit, monkey
                 threading.Timer(0.2, slow.go.set).start()  # the second save waits for it
 
     callback = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, save_last=True, asynchronous=True)
-    fit([callback, Tell()], data=4, max_epochs=1)
+    trainer = fit([callback, Tell()], data=4, max_epochs=1)
     assert order[:2] == [(1, 0), (2, 1)] and len(slow.threads) == 4
-    assert {name.split("_")[0] for name in slow.threads} == {"fulmen-checkpoint"}
+    assert set(slow.threads) == {"fulmen-writer"}
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
-    assert callback._writer.blocked_seconds > 0.05
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fulmen-checkpoint")]
+    assert trainer.writer.blocked_seconds > 0.05
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fulmen-writer")]
 
 
 @pytest.mark.parametrize("at", [2, 4], ids=["at the next step", "at the end"])
@@ -108,7 +107,7 @@ def test_a_failure_is_raised(tmp_path, fit, monkeypatch, at, names):
     with pytest.raises(CheckpointError) as caught:
         fit([callback, Wait()], data=4, max_epochs=1)
     assert str(caught.value) == f"could not save {tmp_path}/step={at}.ckpt: no space"
-    assert steps == list(range(1, at + 2 if at == 2 else 5))
+    assert steps in ([1, 2], [1, 2, 3]) if at == 2 else steps == [1, 2, 3, 4]  # the step of the save, or the next
     assert callback.best_model_path == ("" if at == 2 else f"{tmp_path}/step=2.ckpt")
     assert at == 2 or names(tmp_path) == ["step=2.ckpt"]
 
@@ -148,57 +147,8 @@ def test_it_trains_the_same(tmp_path):
     assert same_weights(*modules)
 
 
-# ---- The copies
-
-
-def test_copies_are_reused_and_equal(tmp_path):
-    tied = torch.randn(4, 6)
-    payload = {
-        "state": {
-            "a": tied,
-            "b": tied,
-            "c": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
-            "d": torch.empty(0),
-        },
-        "list": [torch.arange(3), (torch.tensor(2.5, dtype=torch.bfloat16), "text", None)],
-        "size": torch.Size([1, 2]),
-        "sparse": torch.eye(3).to_sparse(),
-        "set": {1, 2},
-    }
-    staging = Staging()
-    copied, events = staging.copy(payload)
-    assert events == [] and staging.num_bytes >= tied.nbytes
-    assert copied["state"]["a"] is copied["state"]["b"] and copied["state"]["a"].data_ptr() != tied.data_ptr()
-    assert copied["state"]["c"].is_contiguous(memory_format=torch.channels_last)
-    expected = tied.clone()
-    tied.zero_()
-    assert torch.equal(copied["state"]["a"], expected) and copied["list"][1][1:] == ("text", None)
-    write_checkpoint(copied, tmp_path / "copy.ckpt")
-    addresses = [each.data_ptr() for each in (copied["state"]["a"], copied["state"]["c"], copied["list"][0])]
-    again, _ = staging.copy(payload)
-    assert [each.data_ptr() for each in (again["state"]["a"], again["state"]["c"], again["list"][0])] == addresses
-    assert torch.equal(again["state"]["a"], torch.zeros(4, 6)) and torch.equal(again["sparse"].to_dense(), torch.eye(3))
-    grown, _ = staging.copy({"state": {"a": torch.ones(8)}})
-    assert torch.equal(grown["state"]["a"], torch.ones(8)) and staging.num_bytes == 32
-
-
-def test_a_writer_that_was_not_used_has_nothing_to_say():
-    writer = Writer()
-    assert (writer.busy, writer.done, writer.finish()) == (False, False, None)
-    writer.close()
-
-
 @pytest.mark.gpu
-def test_on_a_gpu_the_copies_are_pinned_and_of_their_moment(tmp_path):
-    device = torch.device("cuda")
-    weight, staging = torch.zeros(1 << 24, device=device), Staging()
-    for value in (1.0, 2.0):
-        weight.fill_(value)
-        copied, events = staging.copy({"weight": weight})
-        weight.fill_(-1.0)  # the step after, queued behind the copy
-        for event in events:
-            event.synchronize()
-        assert copied["weight"].is_pinned() and bool((copied["weight"] == value).all())
+def test_on_a_gpu_files_are_of_their_moment(tmp_path):
     callback = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1, asynchronous=True)
     options = {"enable_checkpointing": True, "default_root_dir": tmp_path}
     trainer = quiet(max_epochs=1, accelerator="cuda", devices=1, callbacks=callback, **options)

@@ -53,7 +53,7 @@ class Job(Regression):
 
 
 class Failing(Job):
-    """On rank 1, in batch 3: raises, dies or hangs."""
+    """On rank 1, in batch 3: raises, dies, hangs or is stopped."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -65,8 +65,35 @@ class Failing(Job):
                 raise ValueError("boom on rank 1")
             if self.how == "hang":
                 time.sleep(1000)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSTOP if self.how == "stop" else signal.SIGKILL)
         return super().training_step(batch, batch_idx)
+
+
+class Skipping(Job):
+    """Gives no loss for some batches: on ``"some"`` ranks, on ``"all"``, on ``"mixed"``, or for the ``"first"`` of a rank."""
+
+    def __init__(self, how: str = "none", sums: bool = False) -> None:
+        super().__init__(sums=sums)
+        self.how = how
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        last = self.trainer.global_rank == self.trainer.world_size - 1
+        skips = {
+            "none": False,
+            "some": last and batch_idx % 3 == 1,
+            "all": batch_idx % 3 == 1,
+            "mixed": batch_idx % 3 == 1 or (last and batch_idx % 4 == 0),
+            "first": last and batch_idx < 2,
+        }
+        loss = super().training_step(batch, batch_idx)
+        return None if skips[self.how] else loss
+
+
+class Echo(Job):
+    """Predicts what it was given."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return batch[0]
 
 
 class Unused(Job):
@@ -96,15 +123,22 @@ class Manual(Job):
 class Uneven(IterableDataset[Any]):
     """Another number of samples on each rank."""
 
-    def __init__(self, counts: list[int]) -> None:
-        self.counts = counts
+    def __init__(self, counts: list[int], rank: int | None = None) -> None:
+        self.counts, self.rank = counts, rank
 
     def __iter__(self) -> Any:
-        rank = dist.get_rank()
+        rank = dist.get_rank() if self.rank is None else self.rank
         generator = torch.Generator().manual_seed(rank)
         for _ in range(self.counts[rank]):
             x = torch.randn(3, generator=generator)
             yield x, x.sum().view(1)
+
+
+class SizedUneven(Uneven):
+    """Says how many they are."""
+
+    def __len__(self) -> int:
+        return self.counts[dist.get_rank() if self.rank is None else self.rank]
 
 
 class Report(Callback):
@@ -121,12 +155,12 @@ class Report(Callback):
 class Slow(Callback):
     """Leaves time for a signal, and says that training goes on."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, seconds: float = 0.05) -> None:
+        self.folder, self.seconds = Path(folder), seconds
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         (self.folder / f"pid.{trainer.global_rank}").write_text(str(os.getpid()))
-        time.sleep(0.05)
+        time.sleep(self.seconds)
 
 
 def samples(count: int, batch_size: int, seed: int = 3) -> DataLoader[Any]:
@@ -172,6 +206,15 @@ def main(strategy: str, folder: str, what: str, devices: int = 2) -> None:
         chosen = {"name": strategy, "timeout_s": 3} if what == "hang" else strategy
         trainer = quiet(max_epochs=2, accelerator="cpu", strategy=chosen, devices=devices)
         trainer.fit(Failing(what), samples(96, 4))
+    elif what == "predict":
+        trainer = quiet(accelerator="cpu", strategy=strategy, devices=devices)
+        numbers = TensorDataset(torch.arange(10.0).view(-1, 1))
+        found = trainer.predict(Echo(), DataLoader(numbers, 2))
+        torch.save(torch.cat(found), Path(folder, f"predicted.{trainer.global_rank}"))
+    elif what == "stuck":
+        chosen = {"name": strategy, "stop_timeout_s": 1}
+        trainer = quiet(max_epochs=2, accelerator="cpu", strategy=chosen, devices=devices, callbacks=[Slow(folder, 1000)])
+        trainer.fit(Job(), samples(96, 4))
     elif what == "signal":
         trainer = quiet(max_epochs=200, accelerator="cpu", strategy=strategy, devices=devices, callbacks=[Slow(folder)])
         trainer.fit(Job(), samples(96, 4))

@@ -14,6 +14,7 @@ RANKS = {"world_size": 4, "global_rank": 3, "local_rank": 1, "node_rank": 1}
 
 class TestDDP(StrategySuite):
     name, devices, processes = "ddp", 2, 2
+    arguments: ClassVar = {"start_method": "fork"}  # quicker; other tests start the program again
 
     def make(self, folder):
         return DDPStrategy()

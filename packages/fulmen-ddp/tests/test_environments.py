@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import socket
+import os
+import sys
 
 import pytest
-from ddp_checks import JOB, SLURM, TORCHRUN, check_weights, finished
+from ddp_checks import JOB, SLURM, TORCHRUN, check_weights, finished, free_port, slurm_variables
 from fulmen_ddp import SlurmEnvironment, TorchrunEnvironment
 from fulmen_ddp.environments import first_host
 
-from fulmen import ConfigurationError, Runtime
+from fulmen import ConfigurationError, FulmenWarning, Runtime
 
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch):
     for name in [*TORCHRUN, *SLURM, "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME"]:
         monkeypatch.delenv(name, raising=False)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def place(environment):
@@ -38,7 +33,7 @@ def test_torchrun(monkeypatch):
     assert place(TorchrunEnvironment()) == [4, 3, 1, 1, "10.0.0.1", 29500]
     runtime = Runtime(accelerator="cpu", devices=2, num_nodes=2)
     assert (runtime.strategy.name, runtime.world_size, runtime.global_rank, runtime.node_rank) == ("ddp", 4, 3, 1)
-    assert not runtime.must_launch
+    assert type(runtime.strategy.launcher).__name__ == "ExternalLauncher"  # starts nothing, and watches the other ranks
 
 
 def test_slurm(monkeypatch):
@@ -92,14 +87,38 @@ def test_two_torchrun_agents_are_two_nodes(start, tmp_path):
 
 def test_slurm_tasks(start, tmp_path):
     """As srun would start them, on one host."""
-    common = {"SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "MASTER_ADDR": "127.0.0.1"}
-    common["MASTER_PORT"] = str(free_port())
-    tasks = [
-        start(JOB, "ddp", tmp_path, "plain", 2, **common, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), SLURM_NODEID="0")
-        for rank in range(2)
-    ]
+    port = free_port()
+    tasks = [start(JOB, "ddp", tmp_path, "plain", 2, **slurm_variables(rank, 2, port)) for rank in range(2)]
     for process in tasks:
         status, output = finished(process)
         assert status == 0, output
     check_weights(tmp_path, "plain", 2)
     assert json.loads((tmp_path / "metrics.json").read_text())[1:] == [24, 2]
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> {folder}/asked
+echo "no such job" >&2
+exit {status}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for scontrol")
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [({}, "77"), ({"SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "4"}, "70_4")],
+)
+def test_a_job_is_queued_again(variables, job, tmp_path, monkeypatch):
+    for name, value in {**SLURM, "SLURM_JOB_ID": "77", "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}.items():
+        monkeypatch.setenv(name, value)
+    program = tmp_path / "scontrol"
+    program.write_text(SCONTROL.format(folder=tmp_path, status=0))
+    program.chmod(0o755)
+    assert SlurmEnvironment().requeue()
+    program.write_text(SCONTROL.format(folder=tmp_path, status=1))
+    with pytest.warns(FulmenWarning) as caught:
+        assert not SlurmEnvironment().requeue()
+    assert str(caught[0].message) == (
+        f"[slurm-requeue] scontrol requeue {job} failed: no such job. The state is saved; submit the job again"
+    )
+    assert (tmp_path / "asked").read_text().splitlines() == [f"requeue {job}"] * 2

@@ -6,19 +6,21 @@ from datetime import timedelta
 
 import pytest
 import torch
-from ddp_job import Job, Report, Uneven, Unused, samples
+import torch.distributed as dist
+from ddp_job import Job, Report, Unused, samples
 from fulmen_ddp import DDPStrategy
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from fulmen import ConfigurationError, PluginSet
+from fulmen import Callback, ConfigurationError, PluginSet
 from fulmen.testing import quiet
 
 
 def fit(folder, name, module, data=None, *, strategy="ddp_fork", **options):
     """Train on two ranks; the weights of rank 0 at the end."""
-    report = Report(str(folder), name)
+    callbacks = [Report(str(folder), name), *options.pop("callbacks", [])]
     options = {"max_epochs": 1, "accelerator": "cpu", "devices": 2, "limit_val_batches": 0, **options}
-    trainer = quiet(strategy=strategy, callbacks=[report], **options)
+    trainer = quiet(strategy=strategy, callbacks=callbacks, **options)
     trainer.fit(module, samples(96, 4) if data is None else data)
     return torch.load(folder / f"{name}.0", weights_only=True)["weights"]
 
@@ -44,6 +46,83 @@ def halved(state, bucket):
     future = torch.futures.Future()
     future.set_result(bucket.buffer() * state)
     return future
+
+
+class Buckets(Callback):
+    """Counts the buckets of the last exchange, and the stores in which the gradients lie."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        stores = {p.grad.untyped_storage().data_ptr() for p in module.parameters()}
+        if trainer.is_global_zero:
+            (self.folder / "buckets").write_text(f"{counted.pop() if counted else 0} {len(stores)}")
+
+
+counted = []
+
+
+def counting(state, bucket):
+    """A communication hook that notes the number of the bucket, and averages."""
+    counted.append(bucket.index() + 1)
+    work = dist.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+def wide():
+    torch.manual_seed(0)
+    module = Job()
+    module.net = nn.Sequential(*[nn.Linear(100, 100) for _ in range(6)], nn.Linear(100, 1))  # 40 kB each
+    return module
+
+
+class Wide(DataLoader):
+    def __init__(self):
+        x = torch.randn(32, 100, generator=torch.Generator().manual_seed(1))
+        super().__init__(TensorDataset(x, x.sum(1, keepdim=True)), 4)
+
+
+def test_the_size_of_buckets_decides_how_many_exchanges_there_are(tmp_path):
+    found = {}
+    for size in (None, 0.05, 0.1):
+        strategy = DDPStrategy("fork", bucket_cap_mb=size, comm_hook=counting)
+        fit(tmp_path, "size", wide(), Wide(), strategy=strategy, callbacks=[Buckets(tmp_path)])
+        found[size] = int((tmp_path / "buckets").read_text().split()[0])
+    assert found[None] < found[0.1] < found[0.05]
+
+
+def test_gradients_are_views_of_buckets_unless_told_otherwise(tmp_path):
+    found = {}
+    for views in (True, False):
+        strategy = fork(gradient_as_bucket_view=views)
+        fit(tmp_path, "views", wide(), Wide(), strategy=strategy, callbacks=[Buckets(tmp_path)])
+        found[views] = int((tmp_path / "buckets").read_text().split()[1])
+    assert found[True] <= 2
+    assert found[False] == 14  # one for each parameter
+
+
+class BackendReport(Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_fit_start(self, trainer, module):
+        self.folder.joinpath(f"found.{trainer.global_rank}").write_text(dist.get_backend_config())
+
+
+def test_the_backend_of_the_process_group(tmp_path):
+    """Another name than gloo for gloo, as the backend of a vendor would be registered."""
+    made = []
+
+    def make(store, rank, size, timeout):
+        made.append(rank)
+        return dist.ProcessGroupGloo(store, rank, size, timeout)
+
+    dist.Backend.register_backend("vendor", make, devices=["cpu"])
+    for name, expected in ((None, "cpu:gloo,"), ("cpu:gloo", "cpu:gloo"), ("cpu:vendor", "cpu:vendor")):
+        fit(tmp_path, "backend", Job(), strategy=fork(process_group_backend=name), callbacks=[BackendReport(tmp_path)])
+        for rank in range(2):
+            assert tmp_path.joinpath(f"found.{rank}").read_text().startswith(expected)
 
 
 def test_unused_parameters(tmp_path):
@@ -75,14 +154,6 @@ def test_buffers_are_those_of_rank_0_unless_told_otherwise(tmp_path):
         ranks = [torch.load(tmp_path / f"{name}.{rank}", weights_only=True)["weights"] for rank in range(2)]
         distances.append(float((ranks[0]["net.1.running_mean"] - ranks[1]["net.1.running_mean"]).abs().max()))
     assert distances[0] != distances[1]
-
-
-@pytest.mark.parametrize("counts", [[22, 13], [6, 21]])
-def test_uneven_data_ends_the_epoch_on_all_ranks(tmp_path, counts):
-    fit(tmp_path, "uneven", Job(), DataLoader(Uneven(counts), 2), accumulate_grad_batches=3, strategy=fork(timeout_s=30))
-    ranks = [torch.load(tmp_path / f"uneven.{rank}", weights_only=True) for rank in range(2)]
-    assert [rank["batches"] for rank in ranks] == [min(counts) // 2 + min(counts) % 2] * 2
-    assert far(ranks[0]["weights"], ranks[1]["weights"]) == 0
 
 
 def test_a_training_that_is_cut_under_ddp_goes_on_in_one_process(tmp_path):
@@ -119,6 +190,8 @@ def test_names_stand_for_arguments():
     [
         ({"start_method": "thread"}, "start_method='thread' is not allowed; allowed: auto, popen, spawn, forkserver, fork"),
         ({"timeout_s": 0}, "timeout_s=0 is not allowed; allowed: seconds above 0, or a timedelta"),
+        ({"stop_timeout_s": -1}, "stop_timeout_s=-1 is not allowed; allowed: seconds above 0, or a timedelta"),
+        ({"uneven": "wait"}, "uneven='wait' is not allowed; allowed: 'drop', 'pad', 'join', None"),
         ({"bucket_cap_mb": 0}, "bucket_cap_mb=0 is not allowed; allowed: a size above 0 in MiB, or None"),
         ({"comm_hook": "int8"}, "comm_hook='int8' is not allowed; allowed: 'bf16', 'fp16', 'powersgd', a function, None"),
         (

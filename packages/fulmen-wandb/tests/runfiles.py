@@ -23,6 +23,8 @@ def records(path: Path) -> Iterator[pb.Record]:
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + HEADER])
         part = data[position + HEADER : position + HEADER + length]
+        if len(part) < length:
+            return  # wandb's own process is writing it at this moment
         position += HEADER + length
         if kind in (FULL, LAST):
             yield pb.Record.FromString(part if kind == FULL else parts + part)

@@ -11,6 +11,7 @@ from typing import Any
 from fulmen.builtin.csv_table import CSVTable, replacing
 from fulmen.builtin.json_text import json_text
 from fulmen.contracts.logger import Logger, Status
+from fulmen.durable import remove_leftovers
 from fulmen.errors import ConfigurationError, warn
 from fulmen.storage import is_url
 
@@ -149,6 +150,8 @@ class CSVLogger(Logger):
         version = state_dict.get("version")
         if version is None or self._given not in (None, version):  # nothing was logged, or the user wants another folder
             return
+        if version != self._given and not is_one_folder(version):
+            raise ValueError(f"version={version!r} is not the name of a folder")
         self._write()
         self._table = None
         if problem := self._problem(state_dict, self._folder(version)):
@@ -159,7 +162,8 @@ class CSVLogger(Logger):
                 "without the earlier rows. Give the logger the save_dir and name that it had, to continue them",
             )
         else:
-            self._version, self._resumed = version, dict(state_dict)
+            numbers = {name: max(0, int(state_dict[name])) for name in ("rows", "columns") if name in state_dict}
+            self._version, self._resumed = version, {**state_dict, **numbers}
 
     def _problem(self, state: Mapping[str, Any], folder: Path) -> str | None:
         """Why the folder is not the one of the checkpoint."""
@@ -168,7 +172,7 @@ class CSVLogger(Logger):
         if state.get("name") != self._name:
             return f"which is an experiment of another name than {state.get('name')!r}"
         found, saved = run_in(folder / CONFIG), state.get("run")
-        return f"which holds another run ({found})" if None not in (found, saved) and found != saved else None
+        return f"which holds another run ({found})" if found is not None and found != saved else None
 
     # ---- Files
 
@@ -192,6 +196,7 @@ class CSVLogger(Logger):
         while True:
             folder = self._folder(self.version)
             try:
+                remove_leftovers(folder.parent.glob("version_*"))  # of runs that were killed before they saved anything
                 folder.mkdir(parents=True)
             except FileExistsError:  # another process took the number after it was chosen here
                 self._version = self._next_version()
@@ -206,13 +211,20 @@ class CSVLogger(Logger):
 
     def _replace(self, name: str, text: str) -> None:
         path = self._open().path.with_name(name)
-        with replacing(path, path.with_name(f".{name}.tmp")) as file:
+        with replacing(path) as file:
             file.write(f"{text}\n".encode())
 
 
 def number(value: Any) -> Any:
     """``value``, or the number in a tensor or an object of numpy. Waits for its device; the trainer sends plain numbers."""
     return value.item() if hasattr(value, "item") else value
+
+
+def is_one_folder(version: object) -> bool:
+    """Whether a version that a checkpoint names is a number, or the name of a folder and no path out of it."""
+    if isinstance(version, str):
+        return version not in ("", ".", "..") and not set(version) & set("/\\:\0")
+    return isinstance(version, int) and version >= 0
 
 
 def run_in(path: Path) -> str | None:

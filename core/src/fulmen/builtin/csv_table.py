@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from fulmen.storage import flush_folder
+from fulmen.durable import flush_folder, new_file_beside, remove_leftovers
 
 ROWS_AT_ONCE = 1000
 
@@ -30,8 +30,7 @@ class CSVTable:
         self.columns: list[str] = []
         self.num_rows = 0
         self._size = 0  # bytes of the header and all complete rows
-        with suppress(FileNotFoundError):
-            self._temporary.unlink()  # of a process that was killed while it rewrote the file
+        remove_leftovers([path.parent])  # of a process that was killed while it rewrote the file
         self._read()
 
     def append(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -131,14 +130,10 @@ class CSVTable:
 
     # ---- Writing
 
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.tmp")
-
     def _rewrite(self, columns: list[str], rows: Iterable[Sequence[object]]) -> None:
         """Write everything anew. Costs as much as the file is long."""
         padding = [None] * len(columns)
-        with replacing(self.path, self._temporary) as file:
+        with replacing(self.path) as file:
             file.write(line_of(columns))
             for row in rows:
                 file.write(line_of([*row, *padding[len(row) :]]))
@@ -163,18 +158,15 @@ class CSVTable:
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of ``path`` in one step when the block ends, and does not where it raises."""
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    finally:
-        with suppress(OSError):  # gone after a successful rename
-            temporary.unlink()
+    with new_file_beside(path) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(file.name, path)
+    flush_folder(path.parent)
 
 
 def line_of(values: Iterable[object]) -> bytes:

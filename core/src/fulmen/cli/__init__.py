@@ -1,6 +1,6 @@
 """The ``fulmen`` command: what is installed, who provides what, what is wrong; and a start for a plugin of your own.
 
-Only ``fulmen doctor`` and ``fulmen ckpt`` import torch; the others answer at once.
+Only ``fulmen doctor``, ``fulmen ckpt`` and ``fulmen runs`` import torch; the others answer at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fulmen.plugins import version
 from fulmen.registry import CONTRACTS
 
 _CKPT = "What a checkpoint holds, whether it verifies, and in what two differ. Nothing in a file is run."
+_RUNS = "The trainings below a folder: how far they came, and which file each goes on from; exit status 1 where one is damaged."
 _DOCTOR = "Look for everything that is wrong with this installation and this project; exit status 1 where something is."
 
 
@@ -53,6 +54,10 @@ def _run(argv: Sequence[str] | None) -> tuple[str, int]:
         return doctor.run()
     if arguments.command == "ckpt":
         return _ckpt(arguments)
+    if arguments.command == "runs":
+        from fulmen.cli import runs  # likewise
+
+        return runs.run(arguments.folder)
     if arguments.command == "plugins" and arguments.question == "why":
         return why.run(arguments.name), 0
     if arguments.command == "plugins":
@@ -87,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     questions = plugins.add_subparsers(dest="question", metavar="why NAME", prog="fulmen plugins")
     question = _command(questions, "why", why.__doc__, "who provides a name, and why it acts or does not")
     question.add_argument("name", metavar="NAME", help="such as csv, logger.csv or EarlyStopping")
+
+    trainings = _command(commands, "runs", _RUNS, "list trainings and how far they came")
+    trainings.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="here by default")
 
     checkpoints = _command(commands, "ckpt", _CKPT, "look into checkpoints")
     actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -15,7 +15,7 @@ import torch
 
 from fulmen.cli.text import table
 from fulmen.errors import CheckpointError, listing
-from fulmen.storage import read_checkpoint
+from fulmen.storage import printable, read_checkpoint
 
 LONGEST_VALUE = 60
 """Characters of a value that are shown."""
@@ -28,21 +28,38 @@ def show(path: str) -> str:
         CheckpointError: It cannot be read.
     """
     found = read_checkpoint(path)
-    run, position = found.get("run", {}), found.get("loops", {}).get("fit_loop", {})
+    run, position = _mapping(found.get("run")), _mapping(_mapping(found.get("loops")).get("fit_loop"))
     rows = [("module", str(run.get("module", "unknown")))]
     rows += [("position", f"epoch {found.get('epoch', '?')}, step {found.get('global_step', '?')}{_inside(position)}")]
     rows += [("continues", "yes: fit(ckpt_path=...)" if position else "no: it holds weights only")]
     if run:
         rows += [
-            ("run", run["id"]),
-            ("plugins", listing(f"{p['name']} ({p['distribution']} {p['version']})" for p in run["plugins"])),
+            ("run", str(run.get("id", "unknown"))),
+            ("plugins", listing(_plugin(_mapping(each)) for each in _items(run.get("plugins")))),
         ]
     rows += [(key, f"{_contents(value)}") for key, value in found.items() if key not in ("run", "epoch", "global_step")]
-    return f"{path}: verifies\n{table(rows)}"
+    return f"{path}: verifies\n{_table(rows)}"
+
+
+def _table(rows: Sequence[tuple[Any, str]]) -> str:
+    return table([(printable(str(key), 2000), printable(text, 2000)) for key, text in rows])
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    """``value`` where it is a mapping: other libraries keep other things under these names."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _plugin(about: Mapping[Any, Any]) -> str:
+    return f"{about.get('name')} ({about.get('distribution')} {about.get('version')})"
 
 
 def _inside(position: Mapping[str, Any]) -> str:
-    batch = position.get("progress", {}).get("batch", 0)
+    batch = _mapping(position.get("progress")).get("batch", 0)
     return f", after batch {batch} of the epoch" if batch else ""
 
 
@@ -81,7 +98,7 @@ def diff(one: str, other: str) -> tuple[str, int]:
     rows += [(key, text) for key in first if key in second and (text := _difference(first[key], second[key]))]
     if not rows:
         return f"{one} and {other} hold the same {len(first)} values\n", 0
-    return f"{len(rows)} of {len({*first, *second})} values differ\n{table(rows)}", 1
+    return f"{len(rows)} of {len({*first, *second})} values differ\n{_table(rows)}", 1
 
 
 def flattened(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,6 +122,8 @@ def _difference(one: Any, other: Any) -> str:
         return "" if same else f"{_short(one)} and {_short(other)}"
     if one.shape != other.shape or one.dtype != other.dtype:
         return f"{tuple(one.shape)} of {one.dtype} and {tuple(other.shape)} of {other.dtype}"
+    if one.layout is not torch.strided or other.layout is not torch.strided or one.is_quantized:
+        return f"not compared: {one.layout}{', quantized' if one.is_quantized else ''}"
     different = int((~((one == other) | (one.isnan() & other.isnan()))).sum())
     if not different:
         return ""

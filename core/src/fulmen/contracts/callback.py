@@ -196,7 +196,16 @@ class Checkpoint(Callback):
     """The best checkpoint so far, for callbacks that compare; empty for others."""
 
     last_model_path: str = ""
-    """The checkpoint that was written last; empty before."""
+    """The checkpoint that was written last; empty before. With a writer in the background, it may still be being written."""
+
+    saved_batches: int = -1
+    """Training batches that were done in the newest checkpoint from which the training can go on; -1: there is none.
+
+    Where it is this step, the recovery checkpoint does not save the same state again.
+    """
+
+    def save(self, trainer: Trainer) -> None:
+        """Save where the training stands, between two steps, because somebody asked for it (SIGUSR2). The same on all ranks."""
 
     def folders(self, trainer: Trainer) -> list[Path]:
         """Local folders in which to look for a checkpoint of an earlier run."""

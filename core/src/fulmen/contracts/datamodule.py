@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fulmen.contracts.data_hooks import DataHooks
 from fulmen.contracts.hyperparameters import HasHyperparameters, init_arguments_from
+from fulmen.likeness import check_like, restoring
 from fulmen.storage import read_checkpoint
 
 if TYPE_CHECKING:
@@ -72,9 +73,12 @@ class DataModule(DataHooks, HasHyperparameters):
     def load_from_checkpoint(cls: type[Self], checkpoint_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Build the data module with the hyper-parameters in a checkpoint; ``kwargs`` win over them."""
         checkpoint = read_checkpoint(checkpoint_path, map_location="cpu")
-        saved = checkpoint.get("datamodule_hyper_parameters", {})
-        module = cls(**init_arguments_from(cls, saved, checkpoint.get("datamodule_hparams_name"), kwargs))
-        module.load_state_dict(checkpoint.get(cls.__qualname__, {}))
+        check_like(checkpoint, {"datamodule_hyper_parameters": {}, "datamodule_hparams_name": ""}, str(checkpoint_path))
+        saved = checkpoint.get("datamodule_hyper_parameters") or {}
+        with restoring(str(checkpoint_path), "datamodule_hyper_parameters"):
+            module = cls(**init_arguments_from(cls, saved, checkpoint.get("datamodule_hparams_name"), kwargs))
+        with restoring(str(checkpoint_path), cls.__qualname__):
+            module.load_state_dict(checkpoint.get(cls.__qualname__, {}))
         return module
 
 

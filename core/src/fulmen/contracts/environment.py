@@ -44,5 +44,12 @@ class ClusterEnvironment(ABC):
     def node_rank(self) -> int:
         """The index of this node."""
 
+    def requeue(self) -> bool:
+        """Have the scheduler start this job again, where it can; whether it was asked to.
+
+        Called on rank 0 after SIGUSR1 has stopped a training and its state is on the disk.
+        """
+        return False
+
     def teardown(self) -> None:
         """Undo changes to the process environment."""

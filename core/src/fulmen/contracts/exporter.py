@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fulmen.batches import map_tensors
+from fulmen.durable import flush_folder
 from fulmen.errors import ConfigurationError, did_you_mean, listing
 from fulmen.rng import isolated
-from fulmen.storage import flush_folder, is_url
+from fulmen.storage import is_url
 
 if TYPE_CHECKING:
     from fulmen.contracts.module import Module

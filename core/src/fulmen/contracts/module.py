@@ -17,6 +17,7 @@ from fulmen.contracts.exporter import ready_to_export
 from fulmen.contracts.hyperparameters import HasHyperparameters, init_arguments_from, read_hparams_file
 from fulmen.contracts.module_hooks import ModuleHooks
 from fulmen.errors import CheckpointError, ModuleError, listing, warn
+from fulmen.likeness import check_like, restoring
 from fulmen.storage import read_checkpoint
 
 if TYPE_CHECKING:
@@ -326,10 +327,12 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         if "state_dict" not in checkpoint:
             raise CheckpointError(f"{checkpoint_path} has no 'state_dict'; it holds: {listing(checkpoint)}")
-        saved = read_hparams_file(hparams_file) if hparams_file else checkpoint.get("hyper_parameters", {})
-        arguments = init_arguments_from(cls, saved, checkpoint.get("hparams_name"), kwargs)
-        module = cls(**arguments)
-        module.on_load_checkpoint(checkpoint)
+        check_like(checkpoint, {"state_dict": {}, "hyper_parameters": {}, "hparams_name": ""}, str(checkpoint_path))
+        saved = read_hparams_file(hparams_file) if hparams_file else checkpoint.get("hyper_parameters") or {}
+        with restoring(str(hparams_file or checkpoint_path), "hyper_parameters"):
+            module = cls(**init_arguments_from(cls, saved, checkpoint.get("hparams_name"), kwargs))
+        with restoring(str(checkpoint_path), "what on_load_checkpoint takes"):
+            module.on_load_checkpoint(checkpoint)
         load_weights(
             module, checkpoint["state_dict"], module.strict_loading if strict is None else strict, str(checkpoint_path)
         )
@@ -414,15 +417,16 @@ def load_weights(
         CheckpointError: They do not fit.
     """
     try:
-        (load or module.load_state_dict)(state, strict=strict)
-    except RuntimeError as error:
+        with restoring(source, "state_dict"):
+            (load or module.load_state_dict)(state, strict=strict)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
         own = module.state_dict()
         missing = [key for key in own if key not in state]
         unexpected = [key for key in state if key not in own]
         shapes = [
-            f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-            for k in own
-            if k in state and _shape(state[k]) != _shape(own[k])
+            f"{k} {_shape(state[k])} for {_shape(own[k])}" for k in own if k in state and _shape(state[k]) != _shape(own[k])
         ]
         if not (missing or unexpected or shapes):
             raise
@@ -430,8 +434,8 @@ def load_weights(
             f"{source} does not fit {type(module).__name__}: missing keys: {listing(missing)}; unexpected keys: "
             f"{listing(unexpected)}; wrong shapes: {listing(shapes)}. Build the module with the arguments it was saved "
             "with, or set strict_loading = False to load what fits by name"
-        ) from error
+        ) from error.__cause__
 
 
 def _shape(value: Any) -> Any:
-    return getattr(value, "shape", None)
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

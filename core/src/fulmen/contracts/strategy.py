@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ReduceOp = Literal["sum", "mean", "min", "max"]
 T = TypeVar("T")
 Step = Callable[..., Any]
+STAND_IN = "fulmen.stand_in"
+"""Key of a loss of zero that a wrapped ``training_step`` returns for one that gave none, where other ranks may wait for it."""
 
 
 class Strategy(ABC):
@@ -30,6 +32,16 @@ class Strategy(ABC):
 
     step_hooks: tuple[str, ...] = ()
     """Methods of a module that this strategy calls itself and nobody else does, such as ``training_step_end``."""
+
+    uneven: Literal["drop", "pad", "join"] | None = None
+    """What happens where ranks have different numbers of training batches. ``"drop"``: an epoch ends on all of them with the
+    first that has no more. ``"pad"``: batches come again until the last has no more. ``"join"``: each batch comes once, and
+    ranks that have no more take part with gradients of zero. ``None``: samples that can be shared come again where they
+    cannot be divided, and other batches are dropped."""
+
+    own_batches: float = float("inf")
+    """Set on a rank that has no more training batches while others have: so many it had in this epoch. With ``"join"``, the
+    steps after them must give no loss."""
 
     launcher: Launcher | None = None
     """What makes the processes; ``None`` where this process is all there is, or where others exist already."""
@@ -101,6 +113,14 @@ class Strategy(ABC):
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any] | None:
         """A context without gradient exchange, for all but the last batch of an accumulation; ``None``: none needed."""
         return None
+
+    def settle_stand_ins(self) -> tuple[int, bool]:
+        """Called on a rank that stood in for losses (:data:`STAND_IN`), when the gradients of the window are exchanged.
+
+        Returns:
+            For how many of these batches no rank had a loss, and whether the losses of the others are sums with weights.
+        """
+        return 0, False
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
         """Compute gradients. Called only where overridden: elsewhere it is ``loss.backward()`` itself."""

@@ -21,7 +21,6 @@ from fulmen_checkpoint.kept_files import KeptFiles
 from fulmen_checkpoint.places import Place, place_of
 from fulmen_checkpoint.plan import Plan
 from fulmen_checkpoint.ranking import Ranking
-from fulmen_checkpoint.writer import Writer
 
 if TYPE_CHECKING:
     from fulmen import Module, Trainer
@@ -62,8 +61,9 @@ class ModelCheckpoint(KeptFiles):
         save_on_exception: Also save when the training fails, as ``exception-<name>.ckpt``.
         enable_version_counter: A file that another training left gets a neighbour ``<name>-v1.ckpt``; ``False``: it is
             replaced.
-        asynchronous: Copy the state, and write it in a thread while the training goes on. The next saving waits until the
-            thread is done; its failure is raised at the next step or at the end; a fit ends when all is written.
+        asynchronous: Copy the state, and write it in a thread while the training goes on. A saving that is due while an
+            earlier one is still being written waits for it: none is left out. A failure is raised after the step that goes
+            on; a fit ends when all is written.
 
     Attributes:
         best_model_path: The best file so far; without a monitor the newest. Empty before.
@@ -107,8 +107,7 @@ class ModelCheckpoint(KeptFiles):
         self.every_n_epochs = every_n_epochs if every_n_epochs is not None else 0 if others else 1
         self._fitting = True  # until a run of another kind begins
         self._place: Place | None = None
-        self._writer = Writer()
-        if others or asynchronous:
+        if others:
             self.__dict__["on_train_batch_end"] = self._after_batch  # of the instance, so that others pay nothing per step
         self._reset()
 
@@ -118,11 +117,12 @@ class ModelCheckpoint(KeptFiles):
         self.current_score: Tensor | None = None
         self._measured = -1  # training batches done when the score was measured that was looked at last
         self._last_saved = -1  # training batches done in last_model_path
+        self.saved_batches = -1
         self._due = self._validated = self._warned = False
         self._updates = 0  # at the latest look
-        self._loaded = ""  # the folder in a state that was loaded
-        self._before: tuple[Any, ...] = ()  # what a failed save goes back to
-        self._written: list[str] = []  # files that loggers are still to be told of
+        self._loaded: str | None = None  # the folder in a state that was loaded
+        self._newest: list[str] = []  # the file that was written last, if it was to be kept, and the name that repeats it
+        self._dropped: list[str] = []  # files that leave when that is done
         self._time: TimeOfRankZero | None = None
         self._publish()
 
@@ -161,24 +161,64 @@ class ModelCheckpoint(KeptFiles):
 
     def on_fit_start(self, trainer: Trainer, module: Module) -> None:
         """Look whether the files of the training that is resumed are still there."""
-        if self._loaded and self._loaded != self._folder:
+        if self._loaded is not None and self._loaded != self._folder:
             best, score = self._ranking.best, self._ranking.best_score
             warn(
                 "checkpoint-dirpath",
                 f"the training that is resumed kept its checkpoints in {self._loaded}, and this one uses {self._folder}: "
                 "those files stay and are not counted in save_top_k, but the best of them is still compared with",
             )
+            best = best if best.endswith(self.FILE_EXTENSION) else ""
             self._ranking = Ranking(self.mode, self.save_top_k, earlier=(best, score) if best and score is not None else None)
             self._ranking.find_best()
-            self.last_model_path = ""
-        gone = [path for path in self._ranking.files if not self._there.exists(path)] if trainer.is_global_zero else []
-        gone = trainer.runtime.broadcast(gone)
+            self.last_model_path, self._newest, self._dropped = "", [], []
+        self._forget_what_is_not_there(trainer)
+        if trainer.is_global_zero:
+            self._complete(trainer)
+        self._loaded = None
+        self._publish()
+
+    def _forget_what_is_not_there(self, trainer: Trainer) -> None:
+        """The paths in a checkpoint are what somebody wrote there: only files of this training are replaced and removed."""
+        gone, foreign = trainer.runtime.broadcast(self._not_own(trainer) if trainer.is_global_zero else None)
         if gone:
             warn("checkpoint-missing", f"checkpoints that were kept are gone, and are not counted any more: {listing(gone)}")
-        for path in gone:
+        if foreign:
+            warn(
+                "checkpoint-foreign",
+                f"the checkpoint that is resumed names files as its own that are not: {listing(foreign)}; they stay, and are "
+                "not counted",
+            )
+        for path in (*gone, *foreign):
             self._ranking.remove(path)
-        self._loaded = ""
-        self._publish()
+        if self.last_model_path in foreign:
+            self.last_model_path = ""
+        if set(self._newest) & set(foreign):
+            self._newest = []
+
+    def _not_own(self, trainer: Trainer) -> tuple[list[str], list[str]]:
+        """Of the files that a loaded state names: which are gone, and which belong to others."""
+        if self._loaded is None:
+            return [], []
+        paths = dict.fromkeys(path for path in (*self._ranking.files, self.last_model_path, *self._newest) if path)
+        inside = [path for path in paths if os.path.dirname(path) == self._folder]
+        gone = [path for path in inside if not self._there.exists(path)]
+        foreign = [path for path in paths if path not in gone and not self._is_own(trainer, path)]
+        return [path for path in gone if path in self._ranking.files], foreign
+
+    def _complete(self, trainer: Trainer) -> None:
+        """Do what was to follow on the newest file, where a kill came before: it knows what that was."""
+        path, last = self._newest or ("", "")
+        if path and last and self._last_saved == trainer.progress.batches and self._is_own(trainer, path):
+            self._there.repeat(path, last, self.save_last == "link")
+        for path in self._dropped:
+            if not any(other.holds(path) for other in trainer.checkpoint_callbacks) and self._is_own(trainer, path):
+                self._there.remove(path)
+
+    def _is_own(self, trainer: Trainer, path: str) -> bool:
+        if os.path.dirname(path) != self._folder or not self._there.exists(path):
+            return False
+        return self._there.training_of(path) in (trainer.run_id, "")
 
     def on_train_start(self, trainer: Trainer, module: Module) -> None:
         """Start the clock.
@@ -200,8 +240,6 @@ class ModelCheckpoint(KeptFiles):
                 trainer.every(seconds, lambda: self._interval_ended(trainer))
 
     def _after_batch(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._writer.done:
-            self._finish(trainer)
         before, self._updates = self._updates, trainer.progress.updates
         if self._time is not None and self._time.is_over(trainer):
             self._interval_ended(trainer)
@@ -241,7 +279,7 @@ class ModelCheckpoint(KeptFiles):
     def on_train_end(self, trainer: Trainer, module: Module) -> None:
         """Keep the newest state, and wait until all is written."""
         self._save_end(trainer)
-        self._finish(trainer)
+        trainer.writer.finish()
 
     def _save_end(self, trainer: Trainer) -> None:
         if self.save_last and self._last_saved != trainer.progress.batches:
@@ -249,8 +287,6 @@ class ModelCheckpoint(KeptFiles):
 
     def on_exception(self, trainer: Trainer, module: Module, exception: BaseException) -> None:
         """Save where the training failed, if that is wanted and the failure was not one of saving."""
-        if self._writer.busy:
-            self._finish(trainer)
         if not self.save_on_exception or not self._fitting or not trainer.progress.batches:
             return
         if isinstance(exception, CheckpointError) or not trainer.is_global_zero:
@@ -259,14 +295,6 @@ class ModelCheckpoint(KeptFiles):
         path = self._free_path(trainer, name, [])
         self._there.write(trainer.collect_checkpoint(self.save_weights_only), path)
         self._tell(trainer, f"saved {path} on {type(exception).__name__}")
-
-    def teardown(self, trainer: Trainer, module: Module, stage: Stage) -> None:
-        """Wait for what is still being written, and let go of the thread."""
-        try:
-            if self._writer.busy:
-                self._finish(trainer, alone=True)
-        finally:
-            self._writer.close()
 
     # ---- What
 
@@ -287,7 +315,8 @@ class ModelCheckpoint(KeptFiles):
             self._measured, self._due = plan.measured, False
             self.current_score = None if plan.score is None else torch.tensor(plan.score, dtype=torch.float64)
         if plan.path or plan.last:
-            self._finish(trainer)  # back pressure: one save at a time
+            if self.asynchronous:
+                trainer.writer.finish()  # before anything of the next is noted: what failed goes back to where it was
             self._write(trainer, plan)
 
     def _decide(self, trainer: Trainer, moment: Moment, last: bool, candidate: bool) -> Plan:
@@ -348,62 +377,40 @@ class ModelCheckpoint(KeptFiles):
 
     def _write(self, trainer: Trainer, plan: Plan) -> None:
         """Take note of what will be there, so that the file says so too, and write it."""
-        self._before = (self._ranking.copy(), self.last_model_path, self._last_saved)
+        before = (self._ranking.copy(), self.last_model_path, self._last_saved, self.saved_batches)
+        self._newest, self._dropped = [plan.path, plan.last], plan.drop
         for path in plan.drop:
             self._ranking.remove(path)
         if plan.path:
             self._ranking.add(plan.path, plan.score)
         if plan.last:
             self._last_saved = trainer.progress.batches
+        if not self.save_weights_only:
+            self.saved_batches = trainer.progress.batches
         self.last_model_path = plan.last or (self.last_model_path if self.save_last else plan.path)
         self._publish()
-        self._written = [path for path in (plan.path, plan.last) if path]
+        written = [path for path in (plan.path, plan.last) if path]
         linked_from = self.last_model_path if self.save_last else ""
         try:
-            payload, failure = trainer.collect_checkpoint(self.save_weights_only), None
-            if trainer.is_global_zero:
-                job = partial(plan.carry_out, place=self._there, link=self.save_last == "link", linked_from=linked_from)
-                if self.asynchronous:
-                    self._writer.start(payload, job)
-                    return
-                try:
-                    job(payload)
-                except Exception as error:  # noqa: BLE001  raised below, on all ranks
-                    failure = error
-            elif self.asynchronous:
-                return
-            self._settle(trainer, failure)
+            payload = trainer.collect_checkpoint(self.save_weights_only)
         except BaseException:
-            self._go_back()
+            self._go_back(before)
             raise
+        write = partial(plan.carry_out, place=self._there, link=self.save_last == "link", linked_from=linked_from)
+        save = trainer.writer.start if self.asynchronous else trainer.writer.write_now
+        save(payload, write, partial(self._written, trainer, written, before), listing(written))
 
-    def _finish(self, trainer: Trainer, alone: bool = False) -> None:
-        """Wait for the thread, and raise what it raised. With ``alone``, other ranks are not asked."""
-        if not self.asynchronous or (not self._written and not self._writer.busy):
-            return
-        failure = self._writer.finish()
-        try:
-            self._settle(trainer, failure, alone)
-        except BaseException:
-            self._go_back()
-            raise
-
-    def _settle(self, trainer: Trainer, failure: BaseException | None, alone: bool = False) -> None:
-        written, self._written = self._written, []
-        if failure is not None and not isinstance(failure, CheckpointError):
-            raise CheckpointError(f"could not save {listing(written)}: {type(failure).__name__}: {failure}") from failure
-        text = str(failure) if failure is not None else None
-        if trainer.world_size > 1 and not alone and not self.asynchronous:
-            text = trainer.runtime.broadcast(text)
-        if text is not None:
-            raise CheckpointError(text) from failure
-        if trainer.is_global_zero:
+    def _written(self, trainer: Trainer, written: list[str], before: tuple[Any, ...], failure: CheckpointError | None) -> None:
+        """Take note of how writing ended, on every rank."""
+        if failure is not None:
+            self._go_back(before)
+        elif trainer.is_global_zero:
             for path in written:
                 call_loggers(trainer.loggers, lambda logger, path=path: logger.after_save_checkpoint(self, path))  # type: ignore[misc]
 
-    def _go_back(self) -> None:
-        self._ranking, self.last_model_path, self._last_saved = self._before
-        self._written = []
+    def _go_back(self, before: tuple[Any, ...]) -> None:
+        self._ranking, self.last_model_path, self._last_saved, self.saved_batches = before
+        self._newest, self._dropped = [], []
         self._publish()
 
     def _tell(self, trainer: Trainer, text: str) -> None:
@@ -440,7 +447,7 @@ class ModelCheckpoint(KeptFiles):
         """The files that are kept, with their scores."""
         return {
             "monitor": self.monitor,
-            "dirpath": self._folder if self._place is not None else self._loaded,
+            "dirpath": self._folder if self._place is not None else self._loaded or "",
             "files": dict(self._ranking.files),
             "earlier": self._ranking.earlier,
             "best_model_path": self.best_model_path,
@@ -448,6 +455,8 @@ class ModelCheckpoint(KeptFiles):
             "best_k_models": self.best_k_models,
             "current_score": self.current_score,
             "last_model_path": self.last_model_path,
+            "newest": list(self._newest),
+            "dropped": list(self._dropped),
             "measured": self._measured,
             "last_saved": self._last_saved,
             "due": self._due,
@@ -459,9 +468,15 @@ class ModelCheckpoint(KeptFiles):
         if not self._fitting:
             return
         self._loaded = state_dict["dirpath"]
-        self._ranking = Ranking(self.mode, self.save_top_k, dict(state_dict["files"]), earlier=state_dict["earlier"])
+        files = {str(path): None if score is None else float(score) for path, score in state_dict["files"].items()}
+        earlier = state_dict["earlier"] and (str(state_dict["earlier"][0]), float(state_dict["earlier"][1]))
+        self._ranking = Ranking(self.mode, self.save_top_k, files, earlier=earlier)
         self._ranking.best = state_dict["best_model_path"]
         self.current_score, self.last_model_path = state_dict["current_score"], state_dict["last_model_path"]
-        self._measured, self._last_saved = state_dict["measured"], state_dict["last_saved"]
+        self._measured, self._last_saved = int(state_dict["measured"]), int(state_dict["last_saved"])
         self._due, self._validated = state_dict["due"], state_dict["validated"]
+        self._newest, self._dropped = (
+            list(map(str, state_dict.get("newest", ()))),
+            list(map(str, state_dict.get("dropped", ()))),
+        )
         self._publish()

@@ -11,17 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fulmen import CheckpointError, read_checkpoint, write_checkpoint
+from fulmen import CheckpointError, copy_checkpoint, read_checkpoint, write_checkpoint
 
 MARKER = ".complete"
 EXTENSION = ".ckpt"
@@ -44,7 +42,7 @@ class Place(ABC):
 
     @abstractmethod
     def training_of(self, path: str) -> str | None:
-        """The id of the training that wrote a checkpoint; ``None`` where nobody knows."""
+        """The id of the training that wrote a checkpoint; empty: weights only, which have none; ``None``: no such file."""
 
     @abstractmethod
     def write(self, payload: Mapping[str, Any], path: str) -> None:
@@ -77,7 +75,8 @@ class LocalPlace(Place):
     def training_of(self, path: str) -> str | None:
         """As the file itself says."""
         try:
-            return str(read_checkpoint(path, "meta")["run"]["id"])
+            found = read_checkpoint(path, "meta", verify=False)
+            return str(found["run"]["id"] if "run" in found else "") if "format" in found else None
         except (CheckpointError, LookupError, TypeError):
             return None  # not a file of ours
 
@@ -87,26 +86,7 @@ class LocalPlace(Place):
 
     def repeat(self, source: str, path: str, link: bool) -> None:
         """A hard link, which needs no space and stays when ``source`` goes; a copy where the disk has no links."""
-        target = Path(path)
-        temporary = str(target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"))
-        try:
-            try:
-                if link:
-                    os.symlink(os.path.relpath(source, target.parent), temporary)
-                else:
-                    os.link(source, temporary)
-            except OSError:  # a file system without links, or a user without the right to make them
-                _copy_to_disk(source, temporary)
-            os.replace(temporary, path)
-            _flush_folder(target.parent)
-        except OSError as error:
-            raise CheckpointError(
-                f"could not save {path}: {error}. An earlier file of that name is untouched; "
-                "check the free space and the permissions of the folder"
-            ) from error
-        finally:
-            with suppress(OSError):  # gone after a successful rename
-                os.remove(temporary)
+        copy_checkpoint(source, path, link)
 
     def remove(self, path: str, linked_from: str = "") -> None:
         """As the contract says."""
@@ -149,7 +129,8 @@ class RemotePlace(Place):
 
     def training_of(self, path: str) -> str | None:
         """As the marker says."""
-        return self._marker(path).get("training")
+        found = self._marker(path)
+        return found.get("training") or "" if found else None
 
     def write(self, payload: Mapping[str, Any], path: str) -> None:
         """Written to a local file and verified there, uploaded, measured, marked."""
@@ -249,20 +230,3 @@ def _digest(path: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _copy_to_disk(source: str, target: str) -> None:
-    shutil.copyfile(source, target)
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut. A no-op where folders cannot be opened (Windows)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

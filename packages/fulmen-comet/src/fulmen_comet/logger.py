@@ -271,7 +271,8 @@ class CometLogger(Logger):
         key = state_dict.get("experiment_key")
         if key is None or self._given_key not in (None, key) or state_dict.get("project") != self._project:
             return
-        self._key, self._exists = str(key), True
+        self._check(key, None)  # it becomes the name of a folder
+        self._key, self._exists = key, True
 
 
 def wait_written(streamer: Any) -> None:

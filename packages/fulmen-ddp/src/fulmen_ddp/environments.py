@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 
 from fulmen import ClusterEnvironment, ConfigurationError
+from fulmen.errors import warn
 
 LAUNCHED = "FULMEN_LAUNCHED"
 """Set in processes that strategy ``ddp`` has started, and in the one that started them."""
@@ -135,6 +137,19 @@ class SlurmEnvironment(ClusterEnvironment):
     def node_rank(self) -> int:
         """``SLURM_NODEID``."""
         return number("SLURM_NODEID", 0)
+
+    def requeue(self) -> bool:
+        """``scontrol requeue`` for this job, or for this task of an array."""
+        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        command = ["scontrol", "requeue", f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            failure = "" if done.returncode == 0 else done.stderr.strip() or f"status {done.returncode}"
+        except OSError as error:
+            failure = str(error)
+        if failure:
+            warn("slurm-requeue", f"{' '.join(command)} failed: {failure}. The state is saved; submit the job again")
+        return not failure
 
 
 def first_host(nodes: str) -> str:

@@ -6,7 +6,7 @@ import pickle
 import re
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,15 @@ class Failure:
     is_echo: bool = False
 
 
+def failure_of(rank: int, error: BaseException) -> Failure:
+    """The failure of this process."""
+    return Failure(rank, error, "".join(traceback.format_exception(type(error), error, error.__traceback__)), _is_echo(error))
+
+
 def report_of(rank: int, error: BaseException) -> bytes:
     """An exception and its traceback for another process."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return pickle.dumps(("failed", rank, _portable(error), text, _is_echo(error)))
+    own = failure_of(rank, error)
+    return pickle.dumps(("failed", rank, _portable(error), own.text, own.is_echo))
 
 
 def failure_in(report: tuple[Any, ...]) -> Failure:
@@ -66,7 +71,7 @@ def _portable(error: BaseException) -> bytes | None:
 
 
 def _is_echo(error: BaseException) -> bool:
-    if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, ConnectionError)):
+    if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError, ConnectionError, RankError)):
         return True
     return type(error) is RuntimeError and bool(_LOST.search(str(error)))
 
@@ -85,16 +90,23 @@ def ended(rank: int, status: int | None, unfinished: str = "its work was done") 
     return Failure(rank, RankError(text), text)
 
 
-def first_of(failures: Sequence[Failure], silent: Sequence[int] = ()) -> BaseException:
+def first_of(failures: Sequence[Failure], places: Mapping[int, str | None] | None = None) -> BaseException:
     """The exception to raise: the first failure that is not the echo of another, with its traceback as the cause.
 
     Args:
         failures: In the order in which they were heard of.
-        silent: Ranks that said nothing until they were ended: where all others lost them, they hung.
+        places: What ranks did that said nothing until they were ended, ``None`` where nobody knows: where all others lost
+            them, they hung.
     """
     chosen = next((failure for failure in failures if not failure.is_echo), failures[0])
     text = f"rank {chosen.rank}:\n{chosen.text}"
-    if chosen.is_echo and silent:
-        text += f"\nNo word from rank {', '.join(map(str, silent))}: ended after the others had failed."
+    if chosen.is_echo and places:
+        text += f"\n{what_silent_ranks_did(places)}"
     chosen.error.__cause__ = RankTraceback(text)
     return chosen.error
+
+
+def what_silent_ranks_did(places: Mapping[int, str | None]) -> str:
+    """For people, about ranks that the others waited for."""
+    lines = [f"no word from rank {rank}" if not stack else f"rank {rank} was here:\n{stack}" for rank, stack in places.items()]
+    return "\n".join(lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,14 +15,18 @@ from torch import Tensor
 
 from fulmen import ConfigurationError
 from fulmen.contracts.strategy import ReduceOp
+from fulmen_ddp.board import Board
+from fulmen_ddp.failures import RankError
 from fulmen_ddp.place import Place
 
 T = TypeVar("T")
 OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 HOST = torch.device("cpu")
+START_SECONDS = 120.0
+"""How long processes may take to start, where ``timeout_s`` is shorter."""
 
 
-def duration(seconds: float | timedelta) -> timedelta:
+def duration(seconds: float | timedelta, name: str = "timeout_s") -> timedelta:
     """A time limit.
 
     Raises:
@@ -31,7 +37,7 @@ def duration(seconds: float | timedelta) -> timedelta:
     except TypeError:
         found = timedelta(0)
     if found <= timedelta(0):
-        raise ConfigurationError(f"timeout_s={seconds!r} is not allowed; allowed: seconds above 0, or a timedelta")
+        raise ConfigurationError(f"{name}={seconds!r} is not allowed; allowed: seconds above 0, or a timedelta")
     return found
 
 
@@ -53,17 +59,49 @@ def join(place: Place, backend: str, timeout: timedelta) -> None:
                 f"{place.global_rank} of {place.world_size}: use the same devices and num_nodes for all trainers of a program"
             )
         return
-    if place.address is None:
-        dist.init_process_group(backend, timeout=timeout)
+    rank, size = place.global_rank, place.world_size
+    if place.address is None:  # as torchrun has told by variables
+        store = next(dist.rendezvous("env://", timeout=timeout))[0]  # type: ignore[attr-defined]
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     else:
-        is_host = place.global_rank == 0 and not place.hosted
-        store = dist.TCPStore(place.address, place.port, None, is_host, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=place.global_rank, world_size=place.world_size, timeout=timeout)
+        address, is_host = (place.address, place.port), rank == 0 and not place.hosted
+        store = dist.TCPStore(*address, None, is_host, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
+        wait_for_all(store, rank, size, timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    _board.append(Board(store, address, broadcast(uuid.uuid4().hex, 0), rank, size, is_host))
     atexit.register(leave)
+
+
+def wait_for_all(store: Any, rank: int, size: int, timeout: timedelta) -> None:
+    """Wait until every process has come, however long it takes to start: ``timeout`` may be short, so that hangs are noticed.
+
+    Raises:
+        RankError: Some did not come.
+    """
+    limit = max(timeout, timedelta(seconds=START_SECONDS))
+    keys = {f"fulmen/here/{each}": each for each in range(size)}
+    store.set(f"fulmen/here/{rank}", "")
+    try:
+        store.wait(list(keys), limit)
+    except dist.DistStoreError:
+        missing = [str(each) for key, each in keys.items() if not store.check([key])]
+        raise RankError(
+            f"after {limit.total_seconds():g} s, the processes of these ranks were not here: {', '.join(missing)}"
+        ) from None
+
+
+_board: list[Board] = []
+
+
+def board() -> Board | None:
+    """What ranks tell each other beside their exchanges; ``None``: they have not met, or not by :func:`join`."""
+    return _board[-1] if _board else None
 
 
 def leave() -> None:
     """Leave the group; for the end of the process."""
+    _board.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 

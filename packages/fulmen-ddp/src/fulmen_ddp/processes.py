@@ -21,7 +21,8 @@ import torch.distributed as dist
 
 from fulmen import ConfigurationError, Launcher
 from fulmen_ddp import group, watch
-from fulmen_ddp.failures import Failure, ended, failure_in, first_of, report_of
+from fulmen_ddp.channel import WHERE, Channel, ask_where
+from fulmen_ddp.failures import Failure, RankError, ended, failure_in, first_of, report_of
 from fulmen_ddp.place import LOOPBACK, Place
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Worker:
     connection: Connection
     finished: bool = False
     result: Any = None
+    stack: str | None = None  # where it was when another rank failed
 
 
 class ProcessLauncher(Launcher):
@@ -78,13 +80,13 @@ class ProcessLauncher(Launcher):
         place = self.strategy.place
         workers: list[Worker] = []
         try:
-            with forwarded_signals(workers):
+            with forwarded_signals(workers, self.strategy.stop_timeout.total_seconds()) as end_by:
                 self._start(work, workers)
                 place = self._meeting_point(place)
                 for worker in workers:
                     with contextlib.suppress(OSError):  # it has ended already, which is reported below
                         worker.connection.send((place.address, place.port, place.hosted))
-                return supervise(workers)  # type: ignore[no-any-return]
+                return supervise(workers, end_by)  # type: ignore[no-any-return]
         finally:
             end(workers)
             _stores.clear()
@@ -126,10 +128,13 @@ def run_rank(work: Any, place: Place, connection: Connection, parent: int, metho
     """The life of a rank."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches it once, through the process that started it
-    watch.end_with(parent, at_once=True)
+    # The server that forks for a process ends with it.
+    watch.end_with(os.getppid() if method == "forkserver" else parent, at_once=True)
     watch.be_quiet(place.global_rank)
+    channel = Channel(connection)
     try:
         address, port, hosted = connection.recv()
+        channel.answer(threading.get_ident())
         place = replace(place, address=address, port=port, hosted=hosted)
         use_variables_and_threads(place, method)
         strategy, function, args = work if method == "fork" else pickle.loads(work)
@@ -138,9 +143,9 @@ def run_rank(work: Any, place: Place, connection: Connection, parent: int, metho
         message = pickle.dumps(("done", place.global_rank, result if place.global_rank == 0 else None))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller raises it
         with contextlib.suppress(OSError):
-            connection.send_bytes(report_of(place.global_rank, error))
+            channel.send(report_of(place.global_rank, error))
         return
-    connection.send_bytes(message)
+    channel.send(message)
     group.leave()
 
 
@@ -157,15 +162,19 @@ def use_variables_and_threads(place: Place, method: str) -> None:
 # ---- In the process that started them
 
 
-def supervise(workers: list[Worker]) -> Any:
+def supervise(workers: list[Worker], end_by: list[float]) -> Any:
     """Wait for all ranks; the result of the first. Where one fails, the others get a moment to end by themselves.
+
+    Args:
+        workers: The ranks.
+        end_by: A time is added to it when they are asked to stop.
 
     Raises:
         Exception: The first failure that is not the echo of another.
     """
     failures: list[Failure] = []
     deadline = float("inf")
-    while any(not worker.finished for worker in workers) and monotonic() < deadline:
+    while any(not worker.finished for worker in workers) and monotonic() < min(deadline, *end_by, float("inf")):
         running = {worker.connection: worker for worker in workers if not worker.finished}
         for connection in wait(list(running), POLL_SECONDS):
             listen(running[connection], failures)  # type: ignore[index]
@@ -175,8 +184,10 @@ def supervise(workers: list[Worker]) -> Any:
                 failures.append(ended(worker.rank, worker.process.exitcode))
         if failures and deadline == float("inf"):
             deadline = monotonic() + GRACE_SECONDS
-    if failures:
-        raise first_of(failures, [worker.rank for worker in workers if not worker.finished])
+            ask_where(worker.connection for worker in workers if not worker.finished)
+    stuck = {worker.rank: worker.stack for worker in workers if not worker.finished}
+    if failures or stuck:
+        raise first_of(failures or [Failure(rank, RankError(f"rank {rank} did not stop"), "") for rank in stuck], stuck)
     return workers[0].result
 
 
@@ -188,6 +199,9 @@ def listen(worker: Worker, failures: list[Failure]) -> None:
         worker.process.join(1.0)
         failures.append(ended(worker.rank, worker.process.exitcode))
     else:
+        if message[0] == WHERE:
+            worker.stack = message[1]
+            return
         if message[0] == "done":
             worker.result = message[2]
         else:
@@ -207,27 +221,37 @@ def end(workers: list[Worker]) -> None:
 
 
 @contextmanager
-def forwarded_signals(workers: list[Worker]) -> Iterator[None]:
+def forwarded_signals(workers: list[Worker], limit: float) -> Iterator[list[float]]:
     """Pass Ctrl-C and SIGTERM on to the ranks, which stop after the step and save. A second Ctrl-C interrupts at once.
 
     Afterwards a SIGTERM that came is sent again, to whoever handled it before.
+
+    Args:
+        workers: The ranks.
+        limit: Seconds that they may take after SIGTERM.
+
+    Yields:
+        A list with the time by which they must have ended, once SIGTERM has come.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     received: list[int] = []
+    end_by: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield end_by
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt
         received.append(number)
+        if number == signal.SIGTERM and not end_by:
+            end_by.append(monotonic() + limit)
         for worker in workers:
             if worker.process.is_alive():
                 os.kill(worker.process.pid, number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield end_by
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

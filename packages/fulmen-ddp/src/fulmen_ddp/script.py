@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import os
 import pickle
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +18,20 @@ import torch.distributed as dist
 
 from fulmen import ConfigurationError, Launcher
 from fulmen_ddp import watch
+from fulmen_ddp.breaking import GRACE_SECONDS, POLL_SECONDS, break_off
+from fulmen_ddp.channel import WHERE, Channel, ask_where
 from fulmen_ddp.environments import HOSTED, LAUNCHED
-from fulmen_ddp.failures import Failure, RankError, ended, failure_in, first_of, report_of
+from fulmen_ddp.failures import (
+    Failure,
+    RankError,
+    RankTraceback,
+    ended,
+    failure_in,
+    failure_of,
+    first_of,
+    report_of,
+    what_silent_ranks_did,
+)  # fmt: skip
 from fulmen_ddp.place import LOOPBACK, Place
 from fulmen_ddp.start import script_command
 
@@ -30,9 +40,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 CHANNEL = "FULMEN_LAUNCHED_CHANNEL"
-GRACE_SECONDS = 3.0
-"""How long a process may take to end by itself once another rank has failed."""
-POLL_SECONDS = 0.1
 FAREWELL_SECONDS = 30.0
 """How long the other ranks may go on when this one has come to the end of the program."""
 
@@ -74,25 +81,26 @@ def is_started_by_another() -> bool:
 def run_as_child(function: Callable[..., Result], args: tuple[Any, ...]) -> Result:
     """Run ``function`` and tell the first process how it went."""
     rank, channel = int(os.environ["RANK"]), own_channel()
-    channel.send_bytes(pickle.dumps(("begun",)))
+    channel.send(pickle.dumps(("begun",)))
     try:
         result = function(*args)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            channel.send_bytes(report_of(rank, error))
+            channel.send(report_of(rank, error))
         raise
     with contextlib.suppress(OSError):  # the first process is done with the call too
-        channel.send_bytes(pickle.dumps(("done",)))
+        channel.send(pickle.dumps(("done",)))
     return result
 
 
-_channel: list[Connection] = []
+_channel: list[Channel] = []
 
 
-def own_channel() -> Connection:
+def own_channel() -> Channel:
     """What leads to the process that has started this one."""
     if not _channel:
-        _channel.append(Connection(int(os.environ[CHANNEL]), readable=False))
+        _channel.append(Channel(Connection(int(os.environ[CHANNEL]))))
+        _channel[0].answer(threading.get_ident())
     return _channel[0]
 
 
@@ -120,6 +128,7 @@ class Crew:
         self.channels: dict[int, Connection] = {}
         self.calls: dict[int, list[int]] = {}  # by rank: calls begun and done
         self.failures: list[Failure] = []
+        self.places: dict[int, str] = {}  # by rank: where it was when another failed
         self.count = 0  # calls of this process
         self.ended = False
         os.environ.update({**variables(place), LAUNCHED: str(os.getpid())})  # for trainers that are made later
@@ -130,7 +139,7 @@ class Crew:
     def _start(self, place: Place) -> None:
         command = script_command()
         assert command is not None  # the strategy has asked
-        ours, theirs = Pipe(duplex=False)
+        ours, theirs = Pipe()
         threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads_for(place))}
         channel = theirs.fileno()
         self.processes[place.global_rank] = subprocess.Popen(
@@ -157,13 +166,15 @@ class Crew:
                 over.set()
                 watcher.join()
         except BaseException as error:
-            self._settle()
+            own = failure_of(self.place.global_rank, error)
+            self._settle(own)
             self.end()
-            if self.failures and not isinstance(error, KeyboardInterrupt):
-                first = next((failure for failure in self.failures if not failure.is_echo), None)
-                own = own_failure(self.place.global_rank, error)[0]
-                if first is not None and (own.is_echo or isinstance(error, RankError)):
-                    raise first_of([first])  # noqa: B904 - its cause is its own traceback
+            first = next((failure for failure in self.failures if not failure.is_echo), None)
+            if first is not None and own.is_echo:
+                raise first_of([first])  # noqa: B904 - its cause is its own traceback
+            silent = set(self.processes) - {failure.rank for failure in self.failures}
+            if own.is_echo and silent and error.__cause__ is None:
+                error.__cause__ = RankTraceback(what_silent_ranks_did({rank: self.places.get(rank) for rank in sorted(silent)}))
             raise
 
     def _listen(self) -> None:
@@ -182,6 +193,8 @@ class Crew:
     def _take(self, rank: int, message: tuple[Any, ...]) -> None:
         if message[0] == "failed":
             self.failures.append(failure_in(message))
+        elif message[0] == WHERE:
+            self.places[rank] = message[1]
         else:
             self.calls[rank][message[0] == "done"] += 1
 
@@ -198,18 +211,12 @@ class Crew:
         self.end()  # closes their connections, so that exchanges through the host fail
         if over.wait(GRACE_SECONDS):
             return
-        abort = getattr(dist.distributed_c10d, "_abort_process_group", None)  # exchanges between devices
-        with contextlib.suppress(Exception):
-            if abort is not None:
-                abort()
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(RankError))
-        if not over.wait(GRACE_SECONDS):
-            error = first_of(self.failures)
-            print(f"{error}\n{error.__cause__}", file=sys.stderr, flush=True)  # noqa: T201 - the last that this process says
-            os._exit(1)  # it waits where no exception reaches it
+        break_off(over, caller, lambda: first_of(self.failures))
 
-    def _settle(self) -> None:
+    def _settle(self, own: Failure) -> None:
         """Wait a moment for what the others have to say: the failure of this process may be the echo of theirs."""
+        if own.is_echo:
+            ask_where(self.channels.values())
         until = monotonic() + GRACE_SECONDS / 2
         while monotonic() < until and not any(not failure.is_echo for failure in self.failures):
             self._listen()
@@ -273,9 +280,3 @@ def variables(place: Place) -> dict[str, str]:
 def threads_for(place: Place) -> int:
     """Threads of a rank, so that all of them together use the processor once."""
     return max(1, (os.cpu_count() or 1) // place.world_size)
-
-
-def own_failure(rank: int, error: BaseException) -> list[Failure]:
-    """The failure of this process."""
-    said = failure_in(pickle.loads(report_of(rank, error)))
-    return [replace(said, error=error)]

@@ -19,10 +19,12 @@ from fulmen_ddp import group
 from fulmen_ddp.batchnorm import with_sync_batchnorm
 from fulmen_ddp.comm import check_hook, register_hook
 from fulmen_ddp.environments import LaunchedEnvironment
+from fulmen_ddp.external import ExternalLauncher
 from fulmen_ddp.place import Place, own_place, place_in
 from fulmen_ddp.processes import ProcessLauncher
 from fulmen_ddp.script import ScriptLauncher, follow_parent
 from fulmen_ddp.start import START_METHODS, choose_start_method
+from fulmen_ddp.steps import StepModule
 
 T = TypeVar("T")
 Step = Callable[..., Any]
@@ -52,6 +54,13 @@ class DDPStrategy(Strategy):
         timeout_s: Seconds, or a timedelta, after which an exchange that another rank does not join is an error.
         timeout: The same, by the name that Lightning uses.
         process_group_backend: ``"gloo"``, ``"nccl"`` or another; ``None``: by the device.
+        uneven: What happens where ranks have different numbers of training batches, or samples that cannot be divided.
+            ``"drop"``: what is left over is not trained on; an epoch ends on all ranks with the first that has no more.
+            ``"pad"``: samples of a dataset come again; of other data the rank's last batch, until all have no more.
+            ``"join"``: every sample comes once, and ranks that have no more take part with gradients of zero. ``None``:
+            ``"pad"`` for datasets that fulmen shares among the ranks, ``"drop"`` for other data.
+        stop_timeout_s: Seconds that ranks which this process has spawned or forked may take to stop after SIGTERM, until
+            they are killed.
 
     Raises:
         ConfigurationError: An argument has a wrong value, or two contradict each other.
@@ -74,11 +83,15 @@ class DDPStrategy(Strategy):
         timeout_s: float | timedelta = 1800.0,
         timeout: float | timedelta | None = None,
         process_group_backend: str | None = None,
+        uneven: Literal["drop", "pad", "join"] | None = None,
+        stop_timeout_s: float | timedelta = 30.0,
     ) -> None:
         if start_method not in START_METHODS:
             raise ConfigurationError(f"start_method={start_method!r} is not allowed; allowed: {', '.join(START_METHODS)}")
         if bucket_cap_mb is not None and not bucket_cap_mb > 0:
             raise ConfigurationError(f"bucket_cap_mb={bucket_cap_mb!r} is not allowed; allowed: a size above 0 in MiB, or None")
+        if uneven not in ("drop", "pad", "join", None):
+            raise ConfigurationError(f"uneven={uneven!r} is not allowed; allowed: 'drop', 'pad', 'join', None")
         check_hook(comm_hook, comm_state)
         self.start_method = start_method
         self.find_unused_parameters, self.static_graph = find_unused_parameters, static_graph
@@ -86,8 +99,10 @@ class DDPStrategy(Strategy):
         self.bucket_cap_mb, self.sync_batchnorm = bucket_cap_mb, sync_batchnorm
         self.comm_hook, self.comm_state = comm_hook, comm_state
         self.timeout = group.duration(timeout_s if timeout is None else timeout)
-        self.process_group_backend = process_group_backend
+        self.process_group_backend, self.uneven = process_group_backend, uneven
+        self.stop_timeout = group.duration(stop_timeout_s, "stop_timeout_s")
         self._wrapped: DistributedDataParallel | None = None
+        self._stepping: StepModule | None = None
 
     def connect(
         self, accelerator: Accelerator, devices: Sequence[torch.device], num_nodes: int, environment: ClusterEnvironment | None
@@ -105,6 +120,8 @@ class DDPStrategy(Strategy):
             if isinstance(environment, LaunchedEnvironment):
                 self.launcher = ScriptLauncher(self)
                 follow_parent()
+            elif self._place.world_size > 1:
+                self.launcher = ExternalLauncher(self)
         else:
             self._place = own_place(self._devices, num_nodes)
             if self._place.world_size > 1:
@@ -132,7 +149,7 @@ class DDPStrategy(Strategy):
 
     def teardown(self) -> None:
         """Let go of the module. The process group stays, for what is saved or run afterwards."""
-        self._wrapped = None
+        self._wrapped = self._stepping = None
         self.__dict__.pop("backward", None)
 
     # ---- Ranks
@@ -192,7 +209,8 @@ class DDPStrategy(Strategy):
         if not module.automatic_optimization:
             self.backward = self._backward_and_average  # type: ignore[method-assign]
             return step
-        self._wrapped = self._wrap(StepModule(module, step))
+        self._stepping = StepModule(module, step, self)
+        self._wrapped = self._wrap(self._stepping)
         return self._wrapped
 
     def _wrap(self, module: nn.Module) -> DistributedDataParallel:
@@ -212,6 +230,11 @@ class DDPStrategy(Strategy):
         if self.comm_hook is not None:
             register_hook(wrapped, self.comm_hook, self.comm_state)
         return wrapped
+
+    def settle_stand_ins(self) -> tuple[int, bool]:
+        """For how many of these batches no rank had a loss, and whether the losses of the others are sums with weights."""
+        assert self._stepping is not None  # it has made the stand-ins
+        return self._stepping.stand_ins.settle()
 
     def _backward_and_average(self, module: nn.Module, loss: Tensor) -> None:
         loss.backward()
@@ -266,20 +289,11 @@ class DDPStrategy(Strategy):
 
     def __getstate__(self) -> dict[str, Any]:
         """The strategy as a new process gets it: without the module of an earlier run."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_wrapped", "backward")} | {"_wrapped": None}
-
-
-class StepModule(nn.Module):
-    """A module whose forward pass is a step of another, so that DDP prepares for its gradients."""
-
-    def __init__(self, module: Module, step: Step) -> None:
-        super().__init__()
-        self.module = module
-        object.__setattr__(self, "_step", step)
-
-    def forward(self, *args: Any) -> Any:
-        """What the step returns."""
-        return self._step(*args)  # type: ignore[operator]
+        return {
+            **{key: value for key, value in self.__dict__.items() if key != "backward"},
+            "_wrapped": None,
+            "_stepping": None,
+        }
 
 
 def original(module: nn.Module) -> nn.Module:

@@ -394,6 +394,8 @@ class MLFlowLogger(Logger):
         run_id = state_dict.get("run_id")
         if run_id is None or self._given_id not in (None, run_id) or state_dict.get("experiment") != self._name:
             return
+        if state_dict["folder"] in ("", ".", ".."):
+            raise ValueError(f"{state_dict['folder']!r} is not the name of a folder")
         self._run_id, self._resumed = str(run_id), True
         self._run_name, self._folder = str(state_dict["run_name"]), str(state_dict["folder"])
 

@@ -76,15 +76,23 @@ class EMAWeightAveraging(WeightAveraging):
         return step % self.update_every_n_steps == 0
 
     def on_fit_start(self, trainer: Trainer, module: Module) -> None:
-        """Begin an average, or continue that of a checkpoint."""
+        """Begin an average, or continue that of a checkpoint, with a step that it was saved before."""
+        self._updates = int((self._loaded or {}).get("updates", trainer.progress.updates))
         super().on_fit_start(trainer, module)
         if self._weights is None:
             self._weights = self.make_weights(module)
-        self._updates = trainer.progress.updates
+        self._follow(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Update after a step."""
+        self._follow(trainer)
+
+    def _follow(self, trainer: Trainer) -> None:
         progress, before = trainer.progress, self._updates
         self._updates = progress.updates
         if before != progress.updates and self._weights and self.should_update(progress.updates - 1, progress.epoch):
             self._weights.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, and the steps that were looked at."""
+        return {"updates": self._updates, **super().state_dict()}

@@ -291,6 +291,8 @@ class TensorBoardLogger(Logger):
         version = state_dict.get("version")
         if version is None or self._given not in (None, version):  # nothing was logged, or the user wants another folder
             return
+        if version != self._given and not is_one_folder(version):
+            raise ValueError(f"version={version!r} is not the name of a folder")
         self.finalize("interrupted")
         self._folder_is_ours, self._end, self._resumed = False, None, {}
         self._has_session = self._has_graph = False
@@ -303,7 +305,9 @@ class TensorBoardLogger(Logger):
                 f"in {self.log_dir}, without the earlier rows. To continue them, give the logger the save_dir and name it had",
             )
         else:
-            self._version, self._resumed = version, dict(state_dict)
+            numbers = {name: int(state_dict[name]) for name in ("step", "last_step")}
+            files = {str(name): max(0, int(size)) for name, size in state_dict["files"].items()}
+            self._version, self._resumed = version, {**state_dict, **numbers, "files": files}
 
     def _problem(self, state: Mapping[str, Any], folder: Path) -> str | None:
         """Why the folder is not the one of the checkpoint."""
@@ -312,7 +316,7 @@ class TensorBoardLogger(Logger):
         if state.get("name") != self._name:
             return f"which is an experiment of another name than {state.get('name')!r}"
         found, saved = run_in(folder / CONFIG), state.get("run")
-        return f"which holds another run ({found})" if None not in (found, saved) and found != saved else None
+        return f"which holds another run ({found})" if found is not None and found != saved else None
 
     # ---- Files
 
@@ -383,6 +387,13 @@ def is_rank_zero() -> bool:
 def number(value: Any) -> Any:
     """``value``, or the number in a tensor or an object of numpy. Waits for its device; the trainer sends plain numbers."""
     return value.item() if hasattr(value, "item") else value
+
+
+def is_one_folder(version: object) -> bool:
+    """Whether a version that a checkpoint names is a number, or the name of a folder and no path out of it."""
+    if isinstance(version, str):
+        return version not in ("", ".", "..") and not set(version) & set("/\\:\0")
+    return isinstance(version, int) and version >= 0
 
 
 def run_in(path: Path) -> str | None:

@@ -345,6 +345,8 @@ class WandbLogger(Logger):
         found = state_dict.get("id")
         if found is None or self._experiment is not None or self._given_id not in (None, found):
             return
+        if not isinstance(found, str) or not found.strip() or FORBIDDEN & set(found):
+            raise ValueError(f"{found!r} cannot be the id of a run")
         if state_dict.get("project") == self._project:
             self._id, self._was_begun, self._step = str(found), True, int(state_dict["step"])
 

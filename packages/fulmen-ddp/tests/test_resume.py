@@ -1,0 +1,103 @@
+"""What a run of several ranks leaves in a checkpoint, and how it goes on from there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ddp_job import Job, Report, samples
+from torch import nn
+
+from fulmen import Callback
+from fulmen.testing import mse, quiet
+
+
+class Dropping(Job):
+    """Draws random numbers in each step, others on each rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return nn.functional.mse_loss(self.net(self.drop(x)), y)
+
+
+class Seeded(Callback):
+    """Another random state on each rank, and a checkpoint after some batch."""
+
+    def __init__(self, folder, at=None):
+        self.folder, self.at = folder, at
+
+    def on_train_start(self, trainer, module):
+        if trainer.progress.batches == 0:
+            torch.manual_seed(100 + trainer.global_rank)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.progress.batches == self.at:
+            trainer.save_checkpoint(self.folder / "cut.ckpt")
+
+    def on_fit_end(self, trainer, module):
+        torch.save(torch.rand(3), self.folder / f"drawn.{trainer.global_rank}")
+
+
+def fit(folder, module, *, at=None, path=None, **options):
+    """Two forked ranks; the weights of rank 0 and what each rank draws at random at the end."""
+    trainer = quiet(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_fork", limit_val_batches=0,
+        callbacks=[Report(str(folder), "end"), Seeded(folder, at)], **options,
+    )  # fmt: skip
+    trainer.fit(module, samples(96, 4), ckpt_path=path)
+    ranks = [torch.load(folder / f"end.{rank}", weights_only=True)["weights"] for rank in range(2)]
+    assert far(*ranks) == 0
+    return ranks[0], [torch.load(folder / f"drawn.{rank}", weights_only=True) for rank in range(2)]
+
+
+def far(one, other):
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
+def fresh(kind):
+    torch.manual_seed(0)
+    return kind()
+
+
+@pytest.mark.parametrize("at", [5, 17])
+def test_each_rank_goes_on_with_its_own_random_numbers(tmp_path, at):
+    whole, drawn = fit(tmp_path, fresh(Dropping), at=at)
+    assert not torch.equal(*drawn)
+    resumed, again = fit(tmp_path, fresh(Dropping), path=tmp_path / "cut.ckpt")
+    assert far(whole, resumed) == 0
+    assert all(torch.equal(*pair) for pair in zip(drawn, again, strict=True))
+
+
+@pytest.mark.parametrize("at", [1, 6, 7, 11, 14])
+def test_a_window_that_was_cut_goes_on_with_the_mean_of_the_gradients(tmp_path, at):
+    """Windows of 4, of 4 and of 4 batches in an epoch of 12: cut after 1, 2 and 3 batches of one, and in the second epoch."""
+    options = {"accumulate_grad_batches": 4}
+    whole, _ = fit(tmp_path, fresh(Job), at=at, **options)
+    resumed, _ = fit(tmp_path, fresh(Job), path=tmp_path / "cut.ckpt", **options)
+    assert far(whole, resumed) < 1e-6
+
+
+class Newton(Job):
+    """Evaluates each batch several times."""
+
+    def training_step(self, batch, batch_idx):
+        self.calls = getattr(self, "calls", 0) + 1
+        return mse(self.net, batch)
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), lr=0.5, max_iter=4, line_search_fn="strong_wolfe")
+
+    def on_train_end(self):
+        assert self.calls > 24  # of 24 batches
+
+
+def test_lbfgs_equals_one_process(tmp_path):
+    found, _ = fit(tmp_path, fresh(Newton).double(), precision="64-true")
+    alone = fresh(Newton).double()
+    quiet(max_epochs=2, accelerator="cpu", strategy="single_device", limit_val_batches=0, precision="64-true").fit(
+        alone, samples(96, 8)
+    )
+    assert far(found, alone.state_dict()) < 1e-7
