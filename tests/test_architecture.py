@@ -45,9 +45,9 @@ LAYERS = (
     ),
     Layer("registry project plugins", "Finding parts by name. `fulmen plugins` needs no more than this, and no torch."),
     Layer("contracts", "What we promise. A contract that imported the loop would promise how it is kept."),
-    Layer("background hooks metrics schedule state", "Where a run is and what it has measured: read by everything that acts."),
+    Layer("background hooks metric_ranks metrics schedule state", "Where a run is and what it has measured: read by everything that acts."),
     Layer(
-        "checkpoint data handover optimizers parts reporting runtime signals source step",
+        "checkpoint data grade handover optimizers parts reporting runtime signals source step",
         "One job each on a run. They do not know in which order they are called.",
     ),
     Layer("lifecycle loop", "The order: set up, then step after step, then tear down."),

@@ -239,7 +239,7 @@ print(endings.count(None))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_workers_that_are_forked_while_the_thread_writes_come_to_their_end(tmp_path):
     rounds = 12
-    command = [sys.executable, "-c", FORKS, str(tmp_path), str(rounds)]
+    command = [sys.executable, "-W", "error", "-c", FORKS, str(tmp_path), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)  # a deadlock ends here
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == rounds

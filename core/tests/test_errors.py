@@ -48,5 +48,7 @@ def test_listing():
 def test_nearest_spelling():
     assert errors.nearest("dpd", ["ddp", "single_device"]) == "ddp"
     assert errors.nearest("deepspeed", ["ddp", "single_device"]) is None
+    assert errors.nearest("LightningModule", ["DataModule", "Module"]) == "Module"  # as Lightning calls it
+    assert errors.nearest("LightningModule", ["LightningModules"]) == "LightningModules"
     assert errors.did_you_mean("dpd", iter(["ddp"])) == "; did you mean 'ddp'?"
     assert errors.did_you_mean("deepspeed", []) == ""

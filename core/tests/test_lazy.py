@@ -36,4 +36,4 @@ def test_a_module_is_imported_when_its_name_is_used(package):
 def test_an_unknown_name_lists_those_that_there_are(package):
     with pytest.raises(AttributeError) as caught:
         package.Answr  # noqa: B018
-    assert str(caught.value) == "module 'lazy_package' has no attribute 'Answr'; it has: Answer"
+    assert str(caught.value) == "module 'lazy_package' has no attribute 'Answr'; did you mean 'Answer'?; it has: Answer"

@@ -24,10 +24,10 @@ def test_a_position_comes_back():
     assert {type(value) for value in progress.state_dict().values()} == {int}
 
 
-def test_an_ended_epoch_is_the_start_of_the_next():
+def test_an_ended_epoch_is_the_start_of_the_next_before_the_last_hooks_of_the_one_before():
     progress = Progress(epoch=2, batch=8, batches=24, settled=EPOCH_ENDED)
     state = progress.state_dict()
-    assert (state["epoch"], state["batch"], state["settled"], state["batches"]) == (3, 0, BATCH, 24)
+    assert (state["epoch"], state["batch"], state["settled"], state["batches"]) == (3, 0, EPOCH_ENDED, 24)
     assert (progress.epoch, progress.batch) == (2, 8)
 
 

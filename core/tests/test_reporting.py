@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from torch.utils.data import DataLoader, IterableDataset
 
-from fulmen import ConfigurationError, DataModule, FulmenWarning, Logger, Trainer, __version__
+from fulmen import Callback, ConfigurationError, DataModule, FulmenWarning, Logger, Trainer, __version__
+from fulmen.cli import main
 from fulmen.reporting import table
 from fulmen.testing import QUIET, Regression, Validated, batches, quiet
 
@@ -111,3 +113,43 @@ def test_a_table_is_printed_unless_told_otherwise(capsys):
 class Regressionless(Regression):
     def test_step(self, batch, batch_idx):
         pass
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            trainer.request_stop("enough")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(batches())
+
+
+def test_what_makes_a_resume_inexact_is_said_at_the_start_at_the_resume_and_by_the_command(tmp_path, capsys):
+    def fit(ckpt_path=None):
+        options = {**QUIET, "enable_checkpointing": True, "default_root_dir": tmp_path}
+        trainer = Trainer(**options, max_epochs=2, callbacks=StopAt(3))
+        trainer.fit(Regression(), DataLoader(Stream(), batch_size=None), ckpt_path=ckpt_path)
+
+    reason = "- train_dataloader: Stream cannot say where it stands, so it is read again up to there"
+    fit()
+    assert capsys.readouterr().out.startswith(f"a resume of this training will not be exact:\n{reason}")
+    (path,) = tmp_path.rglob("*.ckpt")
+    assert main(["ckpt", "show", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"continues yes: fit(ckpt_path=...), not exactly: {reason}" in shown
+    with pytest.warns(FulmenWarning, match=r"\[resume-replay\]"):
+        fit(path)
+    assert f"the resume is not exact:\n{reason}" in capsys.readouterr().out
+
+
+def test_an_exact_resume_is_said(tmp_path, capsys):
+    for path in (None, tmp_path / "cut.ckpt"):
+        trainer = quiet(max_epochs=2, callbacks=StopAt(3))
+        trainer.fit(Regression(), batches(), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / "cut.ckpt")
+    assert capsys.readouterr().out.splitlines()[1:] == ["the resume is exact"]

@@ -393,11 +393,11 @@ def test_each_rank_draws_its_share():
     made = DataLoader(Watched(), BATCH_SIZE, shuffle=True, drop_last=True)
     shared = distributed(made, {"num_replicas": 2, "rank": 1}, shuffle=True, seed=3)
     assert isinstance(shared.sampler, DistributedSampler)
-    assert (shared.sampler.shuffle, shared.sampler.rank, shared.drop_last) == (True, 1, True)
+    assert (type(shared.sampler.order), shared.sampler.rank, shared.drop_last) == (RandomSampler, 1, True)
     assert len(shared) == 3
     assert distributed(shared, {"num_replicas": 2, "rank": 1}, shuffle=True, seed=3) is shared
     ordered = distributed(DataLoader(Watched(), 2), {"num_replicas": 2, "rank": 0}, shuffle=True, seed=3)
-    assert not ordered.sampler.shuffle
+    assert list(ordered.sampler) == list(range(0, NUM_SAMPLES, 2))
     for kept in (DataLoader(Stream()), StatefulLoader(), [1, 2]):
         assert distributed(kept, {"num_replicas": 2, "rank": 0}, shuffle=True, seed=3) is kept
 

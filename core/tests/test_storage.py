@@ -18,6 +18,7 @@ from torch import nn
 from fulmen import CheckpointError, FulmenWarning
 from fulmen.storage import (
     check_plain,
+    copy_checkpoint,
     is_url,
     newest_checkpoint,
     read_checkpoint,
@@ -282,3 +283,24 @@ def test_the_newest_is_by_time_and_verifies(tmp_path):
     assert text.startswith(f"[checkpoint-skipped] {second} is damaged or no checkpoint: ")
     assert text.endswith("; taking an older one")
     assert newest_checkpoint([]) is None
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_another_name_for_a_checkpoint(tmp_path, link):
+    path, other = good(tmp_path), tmp_path / "other" / "last.ckpt"
+    for _ in range(2):  # a name that exists is replaced
+        copy_checkpoint(path, other, link)
+        assert read_checkpoint(other, "meta").keys() == read_checkpoint(path, "meta").keys()
+        assert other.is_symlink() is link and (link or other.samefile(path))
+        assert [file.name for file in other.parent.iterdir()] == ["last.ckpt"]
+    if not link:
+        path.unlink()
+        assert verify_checkpoint(other) is None
+
+
+def test_another_name_for_what_is_not_there(tmp_path):
+    path = good(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=f"could not save {path}: .*No such file"):
+        copy_checkpoint(tmp_path / "missing.ckpt", path)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["good.ckpt"]

@@ -21,13 +21,13 @@ def differences(one: Path, other: Path) -> list[str]:
     if tables[0] != tables[1]:
         found.append(f"metrics.csv: {first_difference(*tables)}")
     names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in runs]
-    for each in names:
+    for run, each in zip(runs, names, strict=True):
         newest = [name for name in each if name.endswith("-recovery.ckpt")]
         if len(newest) > 1:
             found.append(f"more than the newest recovery checkpoint: {newest}")
         for name in newest:  # by time, or where nobody else has saved: it need not be the same, and can be continued
             each.remove(name)
-            read_checkpoint(runs[names.index(each)] / "checkpoints" / name)
+            read_checkpoint(run / "checkpoints" / name)
     if names[0] != names[1]:
         found.append(f"files: {names[0]} and {names[1]}")
     for name in sorted({*names[0]} & {*names[1]}):

@@ -60,4 +60,4 @@ def test_a_model_of_the_user(tmp_path):
         "    return Fitted('rnn', seed), DataLoader(Noisy((5, 4), 0.2, seed), BATCH_SIZE, shuffle=True), "
         "DataLoader(Noisy((5, 4), 0.0, 7), 24)\n"
     )
-    assert driven(tmp_path / "runs", 2, seed=5, workers=0, model=f"{path}:mine")["rounds"] >= 1
+    assert driven(tmp_path / "runs", 1, seed=5, workers=0, model=f"{path}:mine")["rounds"] >= 1

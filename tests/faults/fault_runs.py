@@ -18,8 +18,11 @@ SCORES = [5.0, 4.0, 3.0, 2.0, 1.0]
 class Scored(Regression):
     """Its score falls from epoch to epoch, so that each is among the best."""
 
+    others = 0  # metrics besides, to make rows of them long
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("score", SCORES[self.trainer.current_epoch])
+        self.log_dict({f"other{index}": 1 / (index + 3) for index in range(self.others)})
 
 
 class Never(RecoveryCheckpoint):
@@ -64,11 +67,14 @@ WRITERS = {
 }
 
 
-def run(writer: Checkpoint, action: Any = lambda: None, ckpt_path: Any = None, **options: Any) -> tuple[Trainer, Scored]:
+def run(
+    writer: Checkpoint, action: Any = lambda: None, ckpt_path: Any = None, others: int = 0, **options: Any
+) -> tuple[Trainer, Scored]:
     """A trainer that has run, or raises what its training raises."""
     torch.set_num_threads(1)
     torch.manual_seed(3)
     trainer, module = made(writer, action, **options)
+    module.others = others
     trainer.fit(module, batches(3), batches(1), ckpt_path=ckpt_path)
     return trainer, module
 

@@ -111,13 +111,18 @@ class Disk:
         sample = ([rng.choice(options) for _, options in choices] for _ in range(MOST_STATES))
         ends = ([options[end] for _, options in choices] for end in (0, -1))
         for picked in every if count <= MOST_STATES else itertools.chain(ends, sample):
-            yield dict(self._laid_out(self.folder, "", {id(node): each for (node, _), each in zip(choices, picked, strict=True)}))
+            yield dict(
+                self._laid_out(self.folder, "", {id(node): each for (node, _), each in zip(choices, picked, strict=True)})
+            )
 
     def _choices(self, folder: Folder) -> Iterator[tuple[Any, list[Any]]]:
         if folder.changes:
             many = len(folder.changes)
             subsets = range(1 << many) if many <= 8 else [*range(0, 1 << many, (1 << many) // 200), (1 << many) - 1]
-            yield folder, [applied(folder.safe, (c for bit, c in enumerate(folder.changes) if each >> bit & 1)) for each in subsets]
+            yield (
+                folder,
+                [applied(folder.safe, (c for bit, c in enumerate(folder.changes) if each >> bit & 1)) for each in subsets],
+            )
         nodes = {id(node): node for names in (folder.safe, *folder.changes) for node in names.values()}
         for node in nodes.values():
             if isinstance(node, Folder):

@@ -79,6 +79,7 @@ def metrics(folder: Path, checkpoints: Path) -> dict[str, Any]:
             lambda: fill(folder, 0),
             logger=CSVLogger(folder, flush_logs_every_n_steps=1),
             log_every_n_steps=1,
+            others=300,
         )
     return {
         "epochs": trainer.current_epoch,

@@ -140,9 +140,7 @@ def outcome(entry: Callable[[Path], Any], path: Path, ear: Ear) -> dict[str, Any
 def run(names: str, folder: Path, good: Path) -> None:
     faulthandler.enable()
     torch.set_num_threads(1)
-    trainer = fit(folder / "warm-up")  # imports what is imported on first use
-    if names == "save":
-        return trainer.save_checkpoint(good)
+    fit(folder / "warm-up")  # imports what is imported on first use
     ear, known = Ear(folder), entries(good)
     with open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()

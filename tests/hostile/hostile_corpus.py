@@ -189,7 +189,8 @@ USED: dict[str, bytes] = {
 }  # fmt: skip
 for _key, _body in USED.items():
     UNREADABLE[f"allowed_{_key}"] = lambda path, _body=_body: hold(path, _body, r0=bytes(4))
-for _key, _letters in {"frame": b"\x95" + bytes(8), "memoize": b"\x94", "inst": b"ios\nsystem\n", "obj": b"o", "ext": b"\x82\x01",
+for _key, _letters in {"frame": b"\x95" + bytes(8), "memoize": b"\x94", "inst": b"ios\nsystem\n", "obj": b"o",
+"ext": b"\x82\x01",
                        "persid": b"P0\n", "stack_global": text("os") + text("system") + b"\x93", "newobj_ex": b"\x92",
                        "next_buffer": b"\x97", "unknown": b"\xff"}.items():  # fmt: skip
     UNREADABLE[f"opcode_{_key}"] = lambda path, _letters=_letters: hold(path, whole(1) + _letters)
@@ -236,7 +237,7 @@ def laughs(path: Path) -> None:
     for level in range(12):
         references = (pickle.BINGET + bytes([level])) * 10
         body += pickle.BINPUT + bytes([level]) + pickle.EMPTY_LIST + pickle.MARK + references + pickle.APPENDS
-    hold(path, body)
+    hold(path, pickle.MARK + body + pickle.TUPLE)
 
 
 @unreadable

@@ -35,6 +35,14 @@ class Augmented(Dataset[Any]):
         return sample(index)
 
 
+class Unchanged(Augmented):
+    """Without random numbers."""
+
+    def __getitem__(self, index: int) -> Any:
+        x = torch.tensor([index / 32.0, (index % 5) / 5.0, 1.0])
+        return index, x, x[:1] - x[1:2]
+
+
 class StatefulStream(IterableDataset[Any]):
     """A stream that says where it stands."""
 
@@ -66,7 +74,10 @@ def loader(setup: Any, dataset: Any, **options: Any) -> DataLoader[Any]:
     own: dict[str, Any] = {"batch_size": setup.batch_size, "num_workers": setup.workers}
     if setup.workers:
         own.update(persistent_workers=setup.persistent, prefetch_factor=setup.prefetch)
-    return DataLoader(dataset, **{**own, **options})
+    own.update(options)
+    if not own["num_workers"]:
+        own.update(persistent_workers=False, prefetch_factor=None)
+    return DataLoader(dataset, **own)
 
 
 def several(setup: Any, mode: Any) -> CombinedLoader:
@@ -78,7 +89,8 @@ def several(setup: Any, mode: Any) -> CombinedLoader:
 def torchdata_loader(setup: Any) -> Any:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    return StatefulDataLoader(Augmented(), batch_size=setup.batch_size, shuffle=True, num_workers=setup.workers)
+    data = Unchanged() if setup.workers else Augmented()  # torchdata does not continue what its workers draw
+    return StatefulDataLoader(data, batch_size=setup.batch_size, shuffle=True, num_workers=setup.workers)
 
 
 TRAINING = {
@@ -96,7 +108,7 @@ TRAINING = {
 
 def loaders_for(setup: Any) -> tuple[Any, Any]:
     """The loaders for training, and two that are validated one after the other, both with random numbers."""
-    options = {"num_workers": setup.val_workers, "prefetch_factor": None}
+    options = {"num_workers": setup.val_workers}
     validation = [
         loader(setup, Augmented(5), shuffle=True, **options),
         loader(setup, Augmented(4), generator=torch.Generator().manual_seed(8), shuffle=True, **options),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fulmen.runtime import Runtime
 
 Payload = dict[str, Any]
+_FORK_WARNING = r"This process \(pid=\d+\) is multi-threaded, use of fork"
 _KEPT = 8  # copies that a buffer is kept for without being used
 
 
@@ -157,6 +159,8 @@ class BackgroundWriter:
             copied, events = payload, []
         self._finished, self._what, self._failure = finished, what, None
         self._alarm.ring_in(math.inf)  # what rang for the job before was taken note of
+        # Python 3.12 warns where worker processes are forked meanwhile. They need no lock that this thread holds.
+        warnings.filterwarnings("ignore", _FORK_WARNING, DeprecationWarning)
         self._thread = threading.Thread(target=self._run, args=(write, copied, events), name="fulmen-writer")
         self._thread.start()
         if copied is payload:

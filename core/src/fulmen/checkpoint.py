@@ -16,7 +16,7 @@ The keys::
     rng                         random states of the host and of the device
     data                        {phase: one position per loader}
     ranks                       rng and data of every rank, where there are several
-    run                         {"id", "module", "options", "plugins", "stop_reason"}
+    run                         {"id", "module", "options", "plugins", "stop_reason", "inexact"}
 
 ``on_save_checkpoint`` hooks may add others. A checkpoint of weights only has neither optimizers, schedulers, callbacks,
 ``loops`` nor anything after ``hyper_parameters``.
@@ -25,6 +25,7 @@ The keys::
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -39,8 +40,8 @@ from fulmen.durable import remove_leftovers
 from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
 from fulmen.likeness import check_like, restoring
 from fulmen.plugins import version
-from fulmen.progress import Progress
-from fulmen.rng import random_state, set_random_state
+from fulmen.progress import LOGGED, Progress
+from fulmen.rng import random_state, seed_everything, set_random_state
 from fulmen.state import Run
 from fulmen.storage import check_plain, newest_checkpoint, read_checkpoint, write_checkpoint
 
@@ -122,15 +123,23 @@ def training_state(run: Run) -> dict[str, Any]:
         "accumulate_grad_batches": run.accumulate,
         "stepped": run.stepped,
         "callbacks": _names(run),
-        "validation_requested": run.validation_requested or run.began is not None,
+        "validation_requested": run.validation_requested,
         "window": _open_window(run),
         "gradients": _open_gradients(run),
         "metrics": run.metrics.state_dict(),
     }
-    own = _own_state(run, position["progress"]["batch"])
-    if run.began is not None:  # a validation is going on, and is repeated: what a user's module gathers is in no checkpoint
-        position["progress"]["evaluated"] = run.began["evaluated"]
+    inside = _is_inside_batch(run)
+    if inside:
+        warn(
+            "save-in-batch",
+            f"saved while batch {run.batch_idx} of epoch {progress.epoch} is trained on: a resumed run trains on it from its "
+            "beginning, with other random numbers than those that were drawn for it. Save in on_train_batch_end or later",
+        )
+    own = _own_state(run, position["progress"]["batch"], inside)
+    if run.began is not None:  # a validation that is due is repeated: what a user's module gathers in it is in no checkpoint
+        position["progress"] |= run.began["progress"]
         position["metrics"] |= run.began["metrics"]
+        position["validation_requested"] = run.began["is_due"]
         own = {"rng": run.began["rng"], "data": {"train": own["data"]["train"], **run.began["data"]}}
     return {
         "loops": {"fit_loop": position},
@@ -147,16 +156,24 @@ def training_state(run: Run) -> dict[str, Any]:
             "options": run.options.to_json(),
             "plugins": run.runtime.plugins.effective(),
             "stop_reason": run.stop_reason,
+            "inexact": list(run.inexact),
         },
     }
 
 
-def _own_state(run: Run, done: int) -> dict[str, Any]:
+def _is_inside_batch(run: Run) -> bool:
+    """Whether a batch has been taken and not been done with: something failed, or saves in the middle of it."""
+    progress = run.progress
+    begun = progress.batch > 0 or progress.settled == LOGGED
+    return run.stage == "fit" and run.phase == "train" and begun and run.batch_idx == progress.batch
+
+
+def _own_state(run: Run, done: int, inside: bool = False) -> dict[str, Any]:
     """What each rank has of its own: random states, and positions in the data after ``done`` batches of the epoch."""
     kept = {} if run.resumed is None else own_part(run, run.resumed, "data")  # of loaders that nobody has asked for yet
     return {
         "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
-        "data": {**kept, **{phase: loaders.state_dict(done) for phase, loaders in run.loaders.items()}},
+        "data": {**kept, **{phase: loaders.state_dict(done, inside) for phase, loaders in run.loaders.items()}},
     }
 
 
@@ -164,14 +181,18 @@ def _names(run: Run) -> list[str]:
     return [type(callback).__qualname__ for callback in run.callbacks]
 
 
-def standing(run: Run) -> dict[str, Any]:
-    """What a validation changes, before it begins. Costs some microseconds per validation."""
+def standing(run: Run, is_due: bool) -> dict[str, Any]:
+    """What a validation changes, before it begins. Costs some microseconds per validation.
+
+    ``is_due``: whether a resumed run has to validate here, and not only one that is stopped.
+    """
     state = _own_state(run, 0)
     return {
         "rng": state["rng"],
         "data": {phase: positions for phase, positions in state["data"].items() if phase != "train"},
-        "evaluated": run.progress.evaluated,
-        "metrics": run.metrics.shown(),
+        "progress": {"evaluated": run.progress.evaluated, "settled": run.progress.settled, "fired": 0},
+        "metrics": {**run.metrics.shown(), **({} if is_due else {"recorded": run.progress.evaluated})},
+        "is_due": is_due,
     }
 
 
@@ -405,6 +426,8 @@ def _apply_position(run: Run, checkpoint: dict[str, Any]) -> None:
     if position.get("callbacks") != _names(run):  # nobody knows which hooks of the moment were called
         run.progress.forget_hooks()
     run.accumulate, run.stepped = position["accumulate_grad_batches"], position["stepped"]
+    if checkpoint["run"].get("options", {}).get("accumulate_grad_batches") != run.options.to_json()["accumulate_grad_batches"]:
+        run.accumulate = run.options.accumulate_at(run.progress.epoch)
     run.validation_requested = position.get("validation_requested", False)
     run.metrics.load_state_dict(position["metrics"], run.device)
     run.run_id = checkpoint["run"]["id"]
@@ -436,6 +459,14 @@ def release_resumed(run: Run) -> None:
         run.resumed = {"data": own_part(run, run.resumed, "data"), "loops": {"fit_loop": {"window": window}}}
 
 
+def in_batches_of_now(window: dict[str, Any], ratio: float) -> dict[str, Any]:
+    """An open accumulation window where other batches go on with it: ``ratio`` of them for each of before."""
+    if ratio == 1 or not window["position"]:
+        return window
+    counts = {name: max(1, round(window[name] * ratio)) for name in ("position", "window", "counted") if window[name]}
+    return {**window, **counts}
+
+
 def finish_resuming(run: Run) -> None:
     """The last part of a resume, when nothing stands between it and the next batch: open windows and random states."""
     checkpoint = run.resumed
@@ -444,8 +475,11 @@ def finish_resuming(run: Run) -> None:
     window = checkpoint["loops"]["fit_loop"]["window"]
     if run.step is not None and window:
         with restoring(run.resumed_from, "loops"):
-            run.step.load_state_dict(window)
-    states = own_part(run, checkpoint, "rng")
+            run.step.load_state_dict(in_batches_of_now(window, run.loaders["train"].ratio))
+    rank, ranks = run.runtime.global_rank, checkpoint.get("ranks") or [checkpoint]
+    states = ranks[min(rank, len(ranks) - 1)]["rng"]
     with restoring(run.resumed_from, "rng"):
         set_random_state(states)
         run.runtime.accelerator.set_random_state(states["device"])
+    if rank >= len(ranks):  # a rank that was not there draws numbers of its own
+        seed_everything(zlib.crc32(states["torch"].numpy().tobytes(), rank))

@@ -20,7 +20,7 @@ from fulmen.errors import ConfigurationError, ModuleError
 from fulmen.hooks import overrides
 from fulmen.likeness import restoring
 from fulmen.rng import isolated
-from fulmen.source import Source, dealt, distributed, has_none, in_order
+from fulmen.source import Source, dealt, distributed, has_none, in_order, is_indexed
 
 if TYPE_CHECKING:
     from fulmen.contracts.strategy import Strategy
@@ -127,11 +127,11 @@ class Loaders:
 
     # ---- State
 
-    def state_dict(self, done: int) -> list[dict[str, Any]]:
-        """Where the loaders stand after ``done`` batches of this epoch."""
+    def state_dict(self, done: int, inside: bool = False) -> list[dict[str, Any]]:
+        """Where the loaders stand after ``done`` batches of this epoch; ``inside``: the next was taken, and comes again."""
         if self.phase != "train" or not done:
             return [source.state_dict(batches=0) for source in self.sources]
-        return [source.state_dict(batches=done if self._single else None) for source in self.sources]
+        return [source.state_dict(done if self._single else source.batches - inside) for source in self.sources]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Let the next epoch continue there.
@@ -146,6 +146,22 @@ class Loaders:
             )
         for source, saved in zip(self.sources, state, strict=True):
             source.load_state_dict(saved)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether all samples are taken by indices that a sampler gives, so that any number of ranks can go on with them."""
+        return all(is_indexed(source.loader) for source in self.sources)
+
+    @property
+    def ratio(self) -> float:
+        """Batches now for each batch before a resume: 1, unless batch size and number of ranks have changed."""
+        return self.sources[0].ratio if self.sources else 1.0
+
+    def converted(self, done: int) -> int:
+        """A number of batches before a resume as batches of now."""
+        if self.ratio == 1 or not done:
+            return done
+        return self.sources[0].batches if self._single else round(done * self.ratio)
 
 
 def _as_combined(loaders: Any, phase: str) -> CombinedLoader:
@@ -294,6 +310,8 @@ def loaders_of(run: Run, phase: str) -> Loaders:
         if saved is not None:
             with restoring(run.resumed_from, f"data.{phase}"):
                 run.loaders[phase].load_state_dict(saved)
+        if saved is not None and phase == "train":
+            run.progress.batch = run.loaders[phase].converted(run.progress.batch)
     return run.loaders[phase]
 
 
@@ -328,6 +346,8 @@ def last_batch(run: Run) -> Any:
         ModuleError: It has none.
     """
     loaders = _make_loaders(run, "train")
+    for source, present in zip(loaders.sources, run.loaders["train"].sources, strict=True):
+        source.repeat(present)
     with isolated():
         found = deque(loaders.iterate(run.progress.epoch, 0), maxlen=1)
         loaders.close()

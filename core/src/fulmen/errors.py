@@ -13,6 +13,8 @@ import sys
 import warnings
 from collections.abc import Iterable
 
+from fulmen.known import COUNTERPARTS
+
 _INSIDE = (os.path.dirname(__file__), contextlib.__file__)
 
 
@@ -60,8 +62,10 @@ def listing(items: Iterable[object]) -> str:
 
 
 def nearest(value: str, options: Iterable[str]) -> str | None:
-    """The nearest spelling among ``options``, or ``None`` where none is near."""
-    return next(iter(difflib.get_close_matches(value, list(options), n=1, cutoff=0.6)), None)
+    """What is called so elsewhere, or the nearest spelling, among ``options``; ``None`` where none is near."""
+    known = list(options)
+    counterpart = COUNTERPARTS.get(value)
+    return counterpart if counterpart in known else next(iter(difflib.get_close_matches(value, known, n=1, cutoff=0.6)), None)
 
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:

@@ -42,6 +42,19 @@ CLASSES: dict[str, str] = {
 }
 """Class name, as in ``from fulmen.callbacks import EarlyStopping``, -> extra."""
 
+COUNTERPARTS: dict[str, str] = {
+    "LightningModule": "Module",
+    "LightningDataModule": "DataModule",
+    "Fabric": "Runtime",
+    "TQDMProgressBar": "ConsoleProgress",
+    "RichProgressBar": "ConsoleProgress",
+    "RichModelSummary": "ModelSummary",
+    "OnExceptionCheckpoint": "RecoveryCheckpoint",
+    "WeightAveraging": "EMAWeightAveraging",
+    "PyTorchLightningPruningCallback": "OptunaPruning",
+}
+"""Name in PyTorch Lightning -> what does the same here."""
+
 
 def install_line(extra: str) -> str:
     """The line that installs the package behind an extra."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from fulmen.errors import did_you_mean, listing
+
 
 def attributes(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a package, so that importing it does not import torch.
@@ -24,7 +26,8 @@ def attributes(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
     def get(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has: {', '.join(sorted(homes))}")
+            guess = did_you_mean(name, homes)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{guess}; it has: {listing(sorted(homes))}")
         found = getattr(import_module(f"{package}.{homes[name]}"), name)
         setattr(sys.modules[package], name, found)  # the next use is a plain attribute
         return found

@@ -18,7 +18,7 @@ from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
 from fulmen.progress import BATCH, EPOCH_ENDED, LOGGED, PLATEAU, SCHEDULED, VALIDATED
 from fulmen.readback import Readback
-from fulmen.reporting import announce, report_nothing_left, report_unsent
+from fulmen.reporting import announce, report_nothing_left, report_resume, report_unsent
 from fulmen.rng import isolated
 from fulmen.schedule import plan_validation, validation_is_due
 from fulmen.state import Phase, Run
@@ -38,6 +38,7 @@ def fit(run: Run) -> None:
         agree_on_length(run)
         plan_validation(run)
         finish_resuming(run)
+        report_resume(run)
         fire(run.hooks.on_train_start, run.late.on_train_start)
         finish_resuming(run)  # again: whatever these hooks drew was drawn before
         leave_resumed_epoch(run)
@@ -175,6 +176,7 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
         fire(run.hooks.on_train_stop, run.late.on_train_stop)
         if run.stop_now:
             return metrics.leave()
+        run.began = standing(run, is_due=run.validation_requested)  # what follows, a resumed run does at the end of the epoch
     elif not progress.batch and not skipped:
         raise ModuleError(
             f"train_dataloader gave no batch in epoch {progress.epoch}: it is empty, or an iterator that can be used only once"
@@ -259,7 +261,7 @@ def sanity_check(run: Run) -> None:
 
 def validate(run: Run) -> None:
     """Validate inside a training."""
-    run.validation_requested, run.began = False, standing(run)
+    run.validation_requested, run.began = False, run.began or standing(run, is_due=True)
     if not run.step.position:  # gradients of an open accumulation window are still needed
         run.module.on_validation_model_zero_grad()
     evaluate(run, "validate")
@@ -291,7 +293,8 @@ def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: boo
         results = publish(run, phase)
         metrics.leave()
         if run.stage == "fit" and phase == "validate":
-            run.progress.settled, run.began = max(run.progress.settled, VALIDATED), None
+            run.progress.settled = max(run.progress.settled, VALIDATED)
+            run.began = None if run.began and run.began["is_due"] else run.began
             fire_rest(run, first.end + last.end)
         else:
             fire(first.end, last.end)

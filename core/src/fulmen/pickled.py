@@ -91,7 +91,7 @@ class Notes:
             elif kind is tuple:
                 size += len(item)
                 depth = depth or 1
-        if depth >= DEPTH:
+        if depth > DEPTH:
             raise RefusedError(f"a value is nested more than {DEPTH} levels deep")
         if size > self.most_values:
             raise RefusedError(f"a value repeats parts of itself until it holds {size} values")
@@ -158,11 +158,6 @@ class Notes:
         if type(text) is not str or encoding not in ("latin1", "latin-1"):  # others import modules, or take long
             raise RefusedError("bytes are written as latin1")
         return text.encode("latin-1")
-
-    def make_bytearray(self, content: bytes = b"") -> None:
-        """From bytes."""
-        if type(content) is not bytes:  # a number is so many bytes
-            raise RefusedError("a bytearray is made of bytes")
 
     def make_scalar(self, *args: Any) -> None:
         """A number, device or layout."""
@@ -279,7 +274,6 @@ MAKERS = {
     "collections.Counter": "make_counter",
     "builtins.set": "make_set",
     "builtins.complex": "make_scalar",
-    "builtins.bytearray": "make_bytearray",
     "_codecs.encode": "make_bytes",
     "torch.Size": "make_size",
     "torch.device": "make_scalar",

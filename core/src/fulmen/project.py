@@ -86,7 +86,7 @@ def _tables(start: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             if "fulmen" not in text:  # most projects above a folder: no need to parse them
                 continue
             tool = _parse(text).get("tool", {})
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
         if "fulmen" in tool:
             yield path, _plugins_table(path, tool["fulmen"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fulmen.contracts.callback import Checkpoint
 from fulmen.contracts.hyperparameters import plain
 from fulmen.errors import ConfigurationError, listing, warn
+from fulmen.grade import obstacles
 from fulmen.plugins import version
 from fulmen.state import Run
 
@@ -48,6 +50,34 @@ def report_unsent(run: Run) -> None:
             f"{listing(sorted(names))} never reached the loggers: the training had {run.progress.updates} steps, and "
             f"log_every_n_steps={every}; lower it, or log with on_epoch=True",
         )
+
+
+def report_resume(run: Run) -> None:
+    """Say on rank 0 whether a resume is exact, and how to get that: when it happens, and before where something is saved."""
+    run.inexact = obstacles(run)
+    reasons = "".join(f"\n- {reason}" for reason in run.inexact)
+    if reasons and run.resumed is None and any(isinstance(callback, Checkpoint) for callback in run.callbacks):
+        run.trainer.print(f"a resume of this training will not be exact:{reasons}")
+    if run.resumed is None or not run.runtime.is_global_zero:
+        return
+    before, now = len(run.resumed.get("ranks") or [run.resumed]), run.runtime.world_size
+    loaders = run.loaders["train"]
+    if before != now:
+        text = "random numbers that are drawn in it (dropout, augmentation) are others than they would have been"
+        if loaders.is_indexed:
+            text = f"every sample is used once in the same order; {text}"
+        else:
+            text = f"{loaders.name} keeps its own position, of which the one of rank 0 is used for all; {text}"
+        warn("resume-ranks", f"a training of {before} ranks goes on with {now}: {text}. For the same numbers use {before}")
+    if loaders.ratio != 1:
+        sizes = f"{loaders.ratio:g} batches are now what one was before"
+        warn(
+            "resume-batch-size",
+            f"{sizes}: samples keep their order, and losses and the number of steps are others, unless batch_size times the "
+            "number of ranks times accumulate_grad_batches is what it was",
+        )
+    exact = before == now and loaders.ratio == 1 and not reasons
+    run.trainer.print("the resume is exact" if exact else f"the resume is not exact{':' if reasons else ''}{reasons}")
 
 
 def report_nothing_left(run: Run, before: int) -> None:

@@ -140,7 +140,7 @@ class _Screening(Notes):
         return at + 8
 
     def text(self, at: int) -> int:
-        end = at + 4 + _unsigned(self.data, at)[0]
+        end: int = at + 4 + _unsigned(self.data, at)[0]
         if end > self.length:
             raise RefusedError(_CUT)
         self.stack.append(str(self.data[at + 4 : end], "utf-8", "surrogatepass"))

@@ -21,7 +21,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from fulmen.contracts.stateful import Stateful
 from fulmen.errors import ConfigurationError, warn
-from fulmen.rng import isolated, random_state, set_random_state
+from fulmen.rng import fingerprint, isolated, random_state, set_random_state
 
 if TYPE_CHECKING:
     from fulmen.contracts.strategy import Strategy
@@ -45,7 +45,10 @@ class Source:
         self.passes = 0  # iterations started so far
         self.batches = 0  # batches taken in this one
         self._start: dict[str, Any] = {}  # the random states that this one started from
+        self._inner: Any = None  # what a loader that keeps its own position is to continue from
         self._continues = False  # whether the next one continues where a checkpoint was made
+        self._repeats = False  # whether all iterations have the same order, that of another source
+        self._first = 0  # a checksum of the first indices of this one
         self._served: DataLoader[Any] | None = None  # a copy of the loader whose batches can be skipped
 
     def __len__(self) -> int:
@@ -73,19 +76,20 @@ class Source:
             if callable(getattr(part, "set_epoch", None)):
                 part.set_epoch(epoch)
         continues, self._continues = self._continues, False
-        if continues and self.batches:
+        if (continues and self.batches) or self._repeats:
             return self._continue()
         self.batches = self._offset = 0
         self.passes += 1
         silent = continues and self.passes > 1
-        if self._strategy is not None and _is_indexed(self.loader):
+        if self._strategy is not None and is_indexed(self.loader):
             return self._begin_in_order(self._strategy, silent)
         self._start = self._states()
         return self._iterate(skip=0, silent=silent)
 
     def _begin_in_order(self, strategy: Strategy, silent: bool) -> Iterator[Any]:
         is_first = self._order is None
-        self._start = strategy.broadcast(self._states()) if self._order is None else self._order
+        own = self._states()
+        self._start = strategy.broadcast(own) if self._order is None else {**self._order, "samplers": own["samplers"]}
         with isolated():
             self._restart()
             iterator = self._iterate(skip=0, silent=silent)
@@ -100,16 +104,27 @@ class Source:
             return self._iterate(skip=self.batches, silent=self.passes > 1)
 
     def _states(self) -> dict[str, Any]:
-        return {"random": random_state(), "generators": [g.get_state() for g in _generators(self.loader)]}
+        return {
+            "random": random_state(),
+            "generators": [generator.get_state() for generator in _generators(self.loader)],
+            "samplers": [sampler.state_dict() for sampler in _samplers(self.loader) if _is_stateful(sampler)],
+        }
 
     def _restart(self) -> None:
         set_random_state(self._start["random"])
         for generator, state in zip(_generators(self.loader), self._start["generators"], strict=True):
             generator.set_state(state)
+        stateful = [sampler for sampler in _samplers(self.loader) if _is_stateful(sampler)]
+        for sampler, state in zip(stateful, self._start.get("samplers", ()), strict=False):
+            sampler.load_state_dict(state)
+
+    def repeat(self, other: Source) -> None:
+        """Let the next iteration have the order of the one that another source of the same loader is in."""
+        self._start, self._repeats = other._start, bool(other._start) and is_indexed(self.loader)
 
     def _iterate(self, skip: int, silent: bool) -> Iterator[Any]:
         loader = self.loader
-        if not isinstance(loader, DataLoader) or not _is_indexed(loader):
+        if not isinstance(loader, DataLoader) or not is_indexed(loader):
             return self._replay(iter(loader), 0 if _stateful_part(loader) is not None else skip)
         if self._served is None:
             self._served = with_batches(loader, ResumableBatches(_index_sampler(loader)))
@@ -118,8 +133,21 @@ class Source:
         seed = zlib.crc32(self._start["random"]["torch"].numpy().tobytes(), rank) + self.passes
         batches.prepare(skip, seed if loader.num_workers > 0 else None, self._offset)
         iterator = _start_workers(self._served, silent)
-        batches.draw_now()
+        first, repeats = batches.draw_now()
+        if skip and not (repeats and first == self._first):
+            self._warn_of_order()
+        self._first = first
         return iterator
+
+    def _warn_of_order(self) -> None:
+        of_batches = global_batch_size(self.loader) is None
+        kind = type(_index_sampler(self.loader) if of_batches else _order_of(self.loader)).__name__  # type: ignore[arg-type]
+        warn(
+            "resume-order",
+            f"the order of {self.name}'s {kind} is not the one that it had before: it comes from random numbers that no "
+            "checkpoint holds, so some samples come twice in this epoch, and others not. Draw the order where __iter__ begins, "
+            "from the global generators or from one in an attribute 'generator', or define state_dict and load_state_dict",
+        )
 
     def _replay(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
         if skip and not isinstance(self.loader, (list, tuple, range)):
@@ -143,11 +171,14 @@ class Source:
         """
         batches = self.batches if batches is None else batches
         inner = _stateful_part(self.loader)
-        state = inner.state_dict() if inner is not None and batches else None
+        state = self._inner if self._continues else None  # asked for, a loader may begin, and draw random numbers
+        if inner is not None and batches and not self._continues:
+            with isolated():
+                state = inner.state_dict()
         generators = [generator.get_state() for generator in _generators(self.loader)]
         return {
             "passes": self.passes, "batches": batches, "start": self._start, "generators": generators, "inner": state,
-            "order": self._order, "batch_size": global_batch_size(self.loader), "offset": self._offset,
+            "order": self._order, "batch_size": global_batch_size(self.loader), "offset": self._offset, "first": self._first,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,15 +187,15 @@ class Source:
         if not 0 <= self.batches < 2**62:
             raise ValueError(f"{self.batches} batches")
         self._order, self._offset = state.get("order"), int(state.get("offset", 0))
+        self._first = int(state.get("first", 0))
         self._convert(state.get("batch_size"))
         self._continues = True
         if not self.batches:  # nothing to continue: its own generators go on from where they are
             for generator, saved in zip(_generators(self.loader), state["generators"], strict=True):
                 generator.set_state(saved)
-        inner = _stateful_part(self.loader)
-        if inner is not None and state["inner"] is not None:
-            inner.load_state_dict(state["inner"])
-
+        inner, self._inner = _stateful_part(self.loader), state["inner"]
+        if inner is not None and self._inner is not None:
+            inner.load_state_dict(self._inner)
 
     def _convert(self, before: int | None) -> None:
         """Count the samples that were used in batches of the size that they have now."""
@@ -180,7 +211,7 @@ class Source:
             self.batches, self._offset = divmod(samples, now)
 
 
-def _is_indexed(loader: Any) -> bool:
+def is_indexed(loader: Any) -> bool:
     """Whether it loads samples by an index that it takes from a sampler, and nobody else keeps the position."""
     return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset) and not _is_stateful(loader)
 
@@ -193,7 +224,7 @@ def _order_of(loader: DataLoader[Any]) -> Any:
 
 def global_batch_size(loader: Any) -> int | None:
     """Samples in the batches of all ranks together; ``None`` where the loader's own code makes the batches."""
-    if not _is_indexed(loader) or type(loader.batch_sampler) not in (BatchSampler, type(None)):
+    if not is_indexed(loader) or type(loader.batch_sampler) not in (BatchSampler, type(None)):
         return None
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler.sampler
     ranks = sampler.num_replicas if isinstance(sampler, DistributedSampler) else 1
@@ -323,7 +354,7 @@ class Shared(DistributedSampler[Any]):
         self.order, self.start = order, 0
 
     def __iter__(self) -> Iterator[int]:
-        indices = list(self.order)[self.start :]  # all of it now: what is drawn later would differ between the ranks
+        indices = list(islice(self.order, self.start, len(self.order)))  # now: what is drawn later would differ on the ranks
         rounded = len(indices) + (0 if self.drop_last else self.num_replicas - 1)
         return islice(cycle(indices), self.rank, rounded // self.num_replicas * self.num_replicas, self.num_replicas)
 
@@ -332,7 +363,8 @@ class Undivided(Shared):
     """Gives every training sample to exactly one rank. Its length is that of the rank with the most."""
 
     def __iter__(self) -> Iterator[int]:
-        return islice(list(self.order), self.start + self.rank, None, self.num_replicas)
+        indices = list(islice(self.order, self.start, len(self.order)))
+        return iter(indices[self.rank :: self.num_replicas])
 
 
 class EachOnce(DistributedSampler[Any]):
@@ -377,11 +409,17 @@ class ResumableBatches:
         indices = chain.from_iterable(self._order)
         return indices if self._seed is None else _with_seeds(indices, self._skip, self._seed)
 
-    def draw_now(self) -> None:
-        """Draw the order now, rather than when the first batch is asked for: other loaders may start in between."""
-        if self._order is not None:
-            self._order.draw()
-            self._order = None
+    def draw_now(self) -> tuple[int, bool]:
+        """Draw the order now, rather than when the first batch is asked for: other loaders may start in between.
+
+        Returns:
+            A checksum of the first indices; whether leaving batches out drew no random numbers after those.
+        """
+        order, self._order = self._order, None
+        if order is None:
+            return 0, True
+        order.draw()
+        return order.checksum, order.repeats
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -407,10 +445,16 @@ class _Order:
     def __init__(self, indices: Iterator[Any], skip: int) -> None:
         self._indices, self._skip = indices, skip
         self._first: list[Any] | None = None
+        self.checksum, self.repeats = 0, True
 
     def draw(self) -> list[Any]:
         if self._first is None:
-            self._first = list(islice(self._indices, self._skip, self._skip + 1))
+            self._first = list(islice(self._indices, 1))
+            self.checksum = zlib.crc32(repr(self._first).encode())
+            if self._skip:
+                before = fingerprint()
+                self._first = list(islice(self._indices, self._skip - 1, self._skip))
+                self.repeats = before == fingerprint()
         return self._first
 
     def __iter__(self) -> Iterator[Any]:

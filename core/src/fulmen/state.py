@@ -97,11 +97,13 @@ class Run:
     carried: dict[str, Any] | None = None
     """The training state at the end of a run that took place in another process."""
     began: dict[str, Any] | None = None
-    """Where the run stood when the validation began that is going on: a checkpoint made inside it goes back there."""
+    """Where the run stood when the present validation began, or when it was stopped: what a checkpoint goes back to."""
     resumed: dict[str, Any] | None = None
     """The checkpoint that this run resumes from, until its last part is applied."""
     resumed_from: str = ""
     """Its path."""
+    inexact: list[str] = field(default_factory=list)
+    """What makes a resume of this run inexact."""
     run_id: str = ""
     """The same before and after a resume."""
     log_dir: str | None = None

@@ -29,7 +29,7 @@ def test_what_a_checkpoint_holds(saved, capsys):
     assert shown[0] == f"{saved / 'all.ckpt'}: verifies"
     assert "module Validated" in shown
     assert "position epoch 1, step 3" in shown
-    assert "continues yes: fit(ckpt_path=...)" in shown
+    assert "continues yes: fit(ckpt_path=...), exactly" in shown
     assert "state_dict 4 tensors with 26 numbers, 104 bytes" in shown
     assert "hyper_parameters {'lr': 0.1}" in shown
     assert main(["ckpt", "show", str(saved / "weights.ckpt")]) == 0

@@ -147,6 +147,30 @@ def test_it_trains_the_same(tmp_path):
     assert same_weights(*modules)
 
 
+def test_it_adds_nothing_to_a_step(tmp_path):
+    assert "on_train_batch_end" not in vars(ModelCheckpoint(asynchronous=True))
+    assert ModelCheckpoint.on_train_batch_end is Callback.on_train_batch_end
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_the_recovery_checkpoint_leaves_out_what_is_saved_here(tmp_path, names, asynchronous, weights_only):
+    """Only where this file is one to continue from."""
+    options = {"filename": "{step}", "save_last": True, "save_weights_only": weights_only, "asynchronous": asynchronous}
+
+    def fit(max_epochs, path=None):
+        callbacks = [ModelCheckpoint(tmp_path / "best", **options), {"name": "recovery", "dirpath": tmp_path / "recovery"}]
+        trainer = quiet(max_epochs=max_epochs, enable_checkpointing=True, callbacks=callbacks)
+        trainer.fit(Validated(), batches(4), batches(1), ckpt_path=path)
+        return trainer
+
+    assert fit(2).global_step == 8
+    assert names(tmp_path / "best") == ["last.ckpt", "step=8.ckpt"]
+    assert (tmp_path / "recovery").exists() == weights_only
+    if not weights_only:
+        assert fit(3, "last").global_step == 12
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_files_are_of_their_moment(tmp_path):
     callback = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1, asynchronous=True)

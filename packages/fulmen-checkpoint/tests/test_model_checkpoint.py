@@ -399,7 +399,7 @@ def test_the_recovery_checkpoint_beside_it_removes_nothing_of_it(tmp_path):
     trainer.fit(Improving(), batches(2), batches(1))
     folder = f"{trainer.log_dir}/checkpoints"
     assert callback.best_model_path == f"{folder}/epoch=0-step=2.ckpt"
-    assert sorted(os.listdir(folder)) == ["epoch=0-step=2.ckpt", "epoch=2-step=6.ckpt"]
+    assert sorted(os.listdir(folder)) == ["epoch=0-step=2.ckpt", "epoch=2-step=6-recovery.ckpt"]
     assert read_checkpoint(callback.best_model_path)["global_step"] == 2
 
 

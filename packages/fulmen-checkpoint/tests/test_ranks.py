@@ -21,6 +21,9 @@ def test_rank_0_decides_and_writes(tmp_path):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], outputs
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    in_the_thread = [found.pop("failing in the thread") for found in (first, second)]
+    assert [found["error"] for found in in_the_thread] == ["no space", "no space"]  # on both ranks, after the same step
+    assert in_the_thread[0]["step"] == in_the_thread[1]["step"] and in_the_thread[1]["best"] == "epoch=0.ckpt"
     epochs = [f"epoch={epoch}.ckpt" for epoch in (0, 1, 2)]
     steps = [f"step={step}.ckpt" for step in range(1, 13)]
     assert first == {

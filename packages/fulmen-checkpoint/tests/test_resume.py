@@ -154,3 +154,23 @@ def test_fewer_are_kept_from_a_resume_on(tmp_path, fit, names):
     fit(ModelCheckpoint(tmp_path, "{epoch}", "score", save_top_k=3, save_last=True), [5.0, 3.0, 4.0])
     fit(ModelCheckpoint(tmp_path, "{epoch}", "score", save_last=True), [5.0, 3.0, 4.0, 2.0], tmp_path / "last.ckpt")
     assert names(tmp_path) == ["epoch=3.ckpt", "last.ckpt"]
+
+
+def test_a_kill_between_the_writing_of_a_file_and_what_follows(tmp_path, fit, names):
+    """Its copy as last.ckpt and the removal of the worst are made up for where the training goes on from that file."""
+    options = {"filename": "{epoch}", "monitor": "score", "save_top_k": 2, "save_last": True}
+    files, values = tmp_path / "files", [5.0, 4.0, 3.0, 2.0]
+    fit(ModelCheckpoint(files, **options), values[:3])
+    early = {path.name: path.read_bytes() for path in files.iterdir()}
+    fit(ModelCheckpoint(files, **options), values, files / "last.ckpt")
+    expected = {path.name: path.read_bytes() for path in files.iterdir()}
+    assert sorted(expected) == ["epoch=2.ckpt", "epoch=3.ckpt", "last.ckpt"]
+    os.unlink(files / "last.ckpt")
+    for name in ("epoch=1.ckpt", "last.ckpt"):
+        (files / name).write_bytes(early[name])
+    fit(ModelCheckpoint(files, **options), values, files / "epoch=3.ckpt")
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == expected
+    fit(ModelCheckpoint(tmp_path / "other", **options), values[:2])
+    stranger = (tmp_path / "other" / "epoch=1.ckpt").rename(files / "epoch=1.ckpt")  # of another training: it stays
+    fit(ModelCheckpoint(files, **options), values, files / "epoch=3.ckpt")
+    assert names(files) == [stranger.name, "epoch=2.ckpt", "epoch=3.ckpt", "last.ckpt"]

@@ -46,7 +46,7 @@ def test_spawned_processes_learn_the_same(tmp_path):
 
 def test_everything_comes_back_from_other_processes(tmp_path):
     """Weights, metrics, position and predictions reach the caller's objects, and a checkpoint of them continues."""
-    multiprocessing.set_forkserver_preload(["fulmen_ddp.strategy", "fulmen.testing.training"])  # so that torch is imported once
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "fulmen_ddp.strategy"])  # so that torch is imported once
     module, trainer = train(DDPStrategy("forkserver"), 2, "plain", str(tmp_path))
     alone, other = one_process("plain", 2)
     for key, value in alone.state_dict().items():

@@ -31,7 +31,10 @@ def show(path: str) -> str:
     run, position = _mapping(found.get("run")), _mapping(_mapping(found.get("loops")).get("fit_loop"))
     rows = [("module", str(run.get("module", "unknown")))]
     rows += [("position", f"epoch {found.get('epoch', '?')}, step {found.get('global_step', '?')}{_inside(position)}")]
-    rows += [("continues", "yes: fit(ckpt_path=...)" if position else "no: it holds weights only")]
+    reasons = _items(run.get("inexact"))
+    exactly = ", not exactly:" if reasons else ", exactly" if "inexact" in run else ""
+    rows += [("continues", f"yes: fit(ckpt_path=...){exactly}" if position else "no: it holds weights only")]
+    rows += [("", f"- {reason}") for reason in reasons]
     if run:
         rows += [
             ("run", str(run.get("id", "unknown"))),

@@ -16,6 +16,9 @@ from typing import Any
 
 from fulmen.errors import ConfigurationError, listing
 
+_LARGEST_FILE = 2**22
+_MOST_VALUES = 1_000_000
+
 
 class Hyperparameters(dict[str, Any]):
     """A dictionary whose keys can also be read and set as attributes.
@@ -122,6 +125,9 @@ def init_arguments_from(cls: type, saved: Mapping[str, Any], name: str | None, g
         name: The argument that takes all of them as one object, or ``None``.
         given: Arguments of the caller.
     """
+    for key in saved:
+        if not isinstance(key, str):
+            raise TypeError(f"{key!r} is not the name of an argument")
     parameters = inspect.signature(cls).parameters
     hints = _hints(cls.__init__)  # type: ignore[misc]  # of exactly this class
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -135,16 +141,37 @@ def init_arguments_from(cls: type, saved: Mapping[str, Any], name: str | None, g
 
 def read_hparams_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The hyper-parameters in a file: JSON, which ``hparams.yaml`` of fulmen also is, or YAML where PyYAML is installed."""
-    text = Path(path).read_text(encoding="utf-8")
+    if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST_FILE:
+        raise ConfigurationError(
+            f"{path} is no file of hyper-parameters: there is none, or it has more than {_LARGEST_FILE} bytes"
+        )
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
-        if importlib.util.find_spec("yaml") is None:
-            raise ConfigurationError(f"{path} is not JSON; to read it as YAML: pip install pyyaml") from None
-        found = importlib.import_module("yaml").safe_load(text)
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError:
+            if importlib.util.find_spec("yaml") is None:
+                raise ConfigurationError(f"{path} is not JSON; to read it as YAML: pip install pyyaml") from None
+            found = importlib.import_module("yaml").safe_load(text)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # each parser has errors of its own
+        raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
     if not isinstance(found, dict):
         raise ConfigurationError(f"{path} does not hold a mapping of hyper-parameters")
+    if not _is_small(found):
+        raise ConfigurationError(f"{path} repeats parts of itself until it holds more than {_MOST_VALUES} values")
     return found
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it is, with every alias of YAML written out: a few lines can stand for more than any memory holds."""
+    waiting, count = [value], 0
+    while waiting and count <= _MOST_VALUES:
+        each = waiting.pop()
+        count += 1
+        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+    return count <= _MOST_VALUES
 
 
 def _rebuild(hint: Any, value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,14 +15,12 @@ from torch import Tensor
 from fulmen import ConfigurationError
 from fulmen.contracts.strategy import ReduceOp
 from fulmen_ddp.board import Board
-from fulmen_ddp.failures import RankError
+from fulmen_ddp.meeting import meet
 from fulmen_ddp.place import Place
 
 T = TypeVar("T")
 OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 HOST = torch.device("cpu")
-START_SECONDS = 120.0
-"""How long processes may take to start, where ``timeout_s`` is shorter."""
 
 
 def duration(seconds: float | timedelta, name: str = "timeout_s") -> timedelta:
@@ -67,28 +64,11 @@ def join(place: Place, backend: str, timeout: timedelta) -> None:
     else:
         address, is_host = (place.address, place.port), rank == 0 and not place.hosted
         store = dist.TCPStore(*address, None, is_host, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
-        wait_for_all(store, rank, size, timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    _board.append(Board(store, address, broadcast(uuid.uuid4().hex, 0), rank, size, is_host))
+    name = meet(store, rank, size, timeout)
+    own = dist.PrefixStore(f"fulmen/{name}/group", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
+    _board.append(Board(store, address, name, rank, size, is_host))
     atexit.register(leave)
-
-
-def wait_for_all(store: Any, rank: int, size: int, timeout: timedelta) -> None:
-    """Wait until every process has come, however long it takes to start: ``timeout`` may be short, so that hangs are noticed.
-
-    Raises:
-        RankError: Some did not come.
-    """
-    limit = max(timeout, timedelta(seconds=START_SECONDS))
-    keys = {f"fulmen/here/{each}": each for each in range(size)}
-    store.set(f"fulmen/here/{rank}", "")
-    try:
-        store.wait(list(keys), limit)
-    except dist.DistStoreError:
-        missing = [str(each) for key, each in keys.items() if not store.check([key])]
-        raise RankError(
-            f"after {limit.total_seconds():g} s, the processes of these ranks were not here: {', '.join(missing)}"
-        ) from None
 
 
 _board: list[Board] = []

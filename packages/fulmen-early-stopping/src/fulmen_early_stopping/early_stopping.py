@@ -140,7 +140,7 @@ class EarlyStopping(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Check what the validation measured."""
-        if trainer.phase != "validate" or not self._fitting:
+        if trainer.phase != "validate" or not self._fitting or self._cut:
             return
         self._validated = True
         if self.check_on_train_epoch_end is False:
