@@ -40,12 +40,16 @@ class Layer:
 
 LAYERS = (
     Layer(
-        "batches clock combined durable errors hookspecs known lazy likeness options pickled progress readback rng screening storage",
+        "batches clock combined durable errors hookspecs known lazy likeness options pickled progress readback rng screening "
+        "storage",
         "Tools that know no contract: errors, numbers, files, random state, nested batches; the signatures of the hooks.",
     ),
     Layer("registry project plugins", "Finding parts by name. `fulmen plugins` needs no more than this, and no torch."),
     Layer("contracts", "What we promise. A contract that imported the loop would promise how it is kept."),
-    Layer("background hooks metric_ranks metrics schedule state", "Where a run is and what it has measured: read by everything that acts."),
+    Layer(
+        "background hooks metric_ranks metrics schedule state",
+        "Where a run is and what it has measured: read by everything that acts.",
+    ),
     Layer(
         "checkpoint data grade handover optimizers parts reporting runtime signals source step",
         "One job each on a run. They do not know in which order they are called.",

@@ -44,6 +44,7 @@ def test_spawned_processes_learn_the_same(tmp_path):
     check_weights(tmp_path, "plain", 2)
 
 
+@pytest.mark.filterwarnings(r"ignore:\[resume-ranks\]")
 def test_everything_comes_back_from_other_processes(tmp_path):
     """Weights, metrics, position and predictions reach the caller's objects, and a checkpoint of them continues."""
     multiprocessing.set_forkserver_preload(["torch._dynamo", "fulmen_ddp.strategy"])  # so that torch is imported once
