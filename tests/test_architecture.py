@@ -40,8 +40,8 @@ class Layer:
 
 LAYERS = (
     Layer(
-        "batches clock combined durable errors hookspecs known lazy likeness options pickled progress readback rng screening "
-        "storage",
+        "batches clock combined durable errors hookspecs known lazy likeness options pickled progress readback rng samplers "
+        "screening storage",
         "Tools that know no contract: errors, numbers, files, random state, nested batches; the signatures of the hooks.",
     ),
     Layer("registry project plugins", "Finding parts by name. `fulmen plugins` needs no more than this, and no torch."),

@@ -25,7 +25,5 @@ def test_every_public_name_is_there():
 def test_names_of_lightning_lead_to_ours():
     with pytest.raises(AttributeError, match="no attribute 'LightningModule'; did you mean 'Module'\\?; it has: "):
         fulmen.LightningModule  # noqa: B018
-    with pytest.raises(
-        fulmen.PluginError, match="a class 'TQDMProgressBar'; did you mean 'ConsoleProgress'\\?"
-    ):
+    with pytest.raises(fulmen.PluginError, match="a class 'TQDMProgressBar'; did you mean 'ConsoleProgress'\\?"):
         fulmen.callbacks.TQDMProgressBar  # noqa: B018

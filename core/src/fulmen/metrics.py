@@ -396,6 +396,7 @@ class Metrics:
             "epoch": [[s.batches, [{**m.state_dict(), **totals.get(m, {})} for m in s.meters.values()]] for s in scopes],
             "unsent": _copied(self._unsent),
             "recorded": self._recorded,
+            "live": [m.step_key for s in scopes for m in s.meters.values() if self._published.get(m.step_key) is m.last],
             "position": self.position,
             "never_sent": sorted(self.never_sent),
             "logged": dict(self.logged),
@@ -440,6 +441,9 @@ class Metrics:
                 meter = self._scope.declare(saved["name"], tuple(saved["declared"]))
                 meter.load_state_dict(saved, device)
                 self._scope.meters[meter.name] = meter
+                if meter.step_key in state.get("live", ()) and meter.last is not None:  # shows later values too
+                    self._published[meter.step_key] = meter.last
+                    self._bar.update({meter.step_key: meter.last} if meter.step_key in self._bar else {})
         self.leave()
 
 

@@ -12,7 +12,7 @@ from fulmen_ddp import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fulmen import Callback, ConfigurationError, PluginSet
+from fulmen import Callback, ConfigurationError, FulmenWarning, PluginSet
 from fulmen.testing import quiet
 
 
@@ -162,9 +162,10 @@ def test_a_training_that_is_cut_under_ddp_goes_on_in_one_process(tmp_path):
     trainer.fit(module, samples(96, 4), samples(53, 4, 5))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     resumed = Job()
-    quiet(max_epochs=2, accelerator="cpu", strategy="single_device").fit(
-        resumed, samples(96, 8), samples(53, 8, 5), ckpt_path=tmp_path / "one.ckpt"
-    )
+    with pytest.warns(FulmenWarning, match=r"\[resume-ranks\] a training of 2 ranks goes on with 1: every sample is used"):
+        quiet(max_epochs=2, accelerator="cpu", strategy="single_device").fit(
+            resumed, samples(96, 8), samples(53, 8, 5), ckpt_path=tmp_path / "one.ckpt"
+        )
     whole = Job()
     quiet(max_epochs=2, accelerator="cpu", strategy="single_device").fit(whole, samples(96, 8), samples(53, 8, 5))
     assert far(resumed.state_dict(), whole.state_dict()) < 1e-5

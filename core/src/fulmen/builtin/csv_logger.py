@@ -162,7 +162,9 @@ class CSVLogger(Logger):
                 "without the earlier rows. Give the logger the save_dir and name that it had, to continue them",
             )
         else:
-            numbers = {name: max(0, int(state_dict[name])) for name in ("rows", "columns") if name in state_dict}
+            numbers: dict[str, Any] = {
+                name: max(0, int(state_dict[name])) for name in ("rows", "columns") if name in state_dict
+            }
             self._version, self._resumed = version, {**state_dict, **numbers}
 
     def _problem(self, state: Mapping[str, Any], folder: Path) -> str | None:
