@@ -95,7 +95,7 @@ def quickstart(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, on two processes, with coverage. Arguments replace the paths and options: ``-- core/tests -k resume``."""
-    install_fulmen(session, DISTRIBUTIONS, tested=DISTRIBUTIONS, groups=("pytest", "example", "notebook"))
+    install_fulmen(session, DISTRIBUTIONS, tested=DISTRIBUTIONS, groups=("pytest", "example", "neighbours"))
     everything = ["-n", "auto", "--cov-report=term:skip-covered", *(f"--cov={import_name(path)}" for path in DISTRIBUTIONS)]
     run_pytest(session, *(session.posargs or everything))
 
@@ -103,7 +103,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def nightly(session: nox.Session) -> None:
     """The tests that take long: hundreds of killed runs, every cut of every job, the fuzzer."""
-    install_fulmen(session, DISTRIBUTIONS, tested=DISTRIBUTIONS, groups=("pytest", "example", "notebook"))
+    install_fulmen(session, DISTRIBUTIONS, tested=DISTRIBUTIONS, groups=("pytest", "example", "neighbours"))
     run_pytest(session, "-m", "nightly", *(session.posargs or ["tests"]))
 
 

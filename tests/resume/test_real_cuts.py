@@ -12,7 +12,7 @@ import pytest
 from resume_job import Cutter, Setup, check_union, comparable, differences, rows_in, train, uncut
 from torch import load
 
-from fulmen import FulmenWarning
+from fulmen import Callback, FulmenWarning, testing
 
 SETUPS = {
     "interrupt": Setup(),
@@ -79,15 +79,28 @@ def test_a_process_that_a_signal_ends_goes_on_in_another(tmp_path):
 
 @pytest.mark.filterwarnings(r"ignore:\[batch-size\]")
 @pytest.mark.parametrize("loaders", ["one", "max_size_cycle"])
-def test_a_save_inside_of_a_batch_says_what_is_not_exact(tmp_path, loaders):
+def test_a_save_inside_of_a_batch_says_what_is_not_exact(tmp_path, loaders, capsys):
     """The batch is trained on again, none is left out, and with other random numbers."""
     setup, folder = Setup(save_on_exception=True, loaders=loaders, averaging=None, epochs=2), tmp_path / "run"
     whole = uncut(setup, folder, Cutter())
-    with pytest.warns(FulmenWarning, match=r"^\[save-in-batch\] saved while batch 7 of epoch 0 is trained on"):
-        before = train(setup, folder, extra=(Cutter("error inside", 7),), end=False)
+    before = train(setup, folder, extra=(Cutter("error inside", 7),), end=False)
     assert before.trainer.progress.batches == 7
     (path,) = folder.rglob("exception-*.ckpt")
     after = train(setup, folder, path, (Cutter(),))
     seen = [event["what"][:3] for key, event in {**before.witness.events, **after.witness.events}.items() if key[0] == "train"]
     first = [event["what"][:3] for key, event in whole.witness.events.items() if key[0] == "train"]
     assert seen == first
+    assert (
+        "the resume is not exact:\n- the checkpoint was saved inside a batch, which is trained on again"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_save_inside_of_a_batch_that_goes_on_is_warned_about(tmp_path):
+    class Save(Callback):
+        def on_before_backward(self, trainer, module, loss):
+            if trainer.progress.batches == 7:
+                trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    with pytest.warns(FulmenWarning, match=r"^\[save-in-batch\] saved while batch 7 of epoch 0 is trained on"):
+        testing.quiet(max_epochs=1, callbacks=Save()).fit(testing.Regression(), testing.batches())

@@ -128,8 +128,8 @@ def training_state(run: Run) -> dict[str, Any]:
         "gradients": _open_gradients(run),
         "metrics": run.metrics.state_dict(),
     }
-    inside = _is_inside_batch(run)
-    if inside:
+    inside = position["inside_batch"] = _is_inside_batch(run)
+    if inside and run.active:  # on an exception there is no later moment
         warn(
             "save-in-batch",
             f"saved while batch {run.batch_idx} of epoch {progress.epoch} is trained on: a resumed run trains on it from its "

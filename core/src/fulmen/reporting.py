@@ -55,6 +55,8 @@ def report_unsent(run: Run) -> None:
 def report_resume(run: Run) -> None:
     """Say on rank 0 whether a resume is exact, and how to get that: when it happens, and before where something is saved."""
     run.inexact = obstacles(run)
+    if run.resumed is not None and run.resumed["loops"]["fit_loop"].get("inside_batch"):
+        run.inexact.append("the checkpoint was saved inside a batch, which is trained on again, with other random numbers")
     reasons = "".join(f"\n- {reason}" for reason in run.inexact)
     if reasons and run.resumed is None and any(isinstance(callback, Checkpoint) for callback in run.callbacks):
         run.trainer.print(f"a resume of this training will not be exact:{reasons}")
