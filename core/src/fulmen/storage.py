@@ -28,6 +28,7 @@ from fulmen.durable import flush_folder, new_file_beside, other_name_beside, pre
 from fulmen.errors import CheckpointError, listing, warn
 from fulmen.screening import screen
 
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"}  # making one there would make a bucket
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 _SEQUENCES = (list, tuple, set)
 _MAPPINGS = (dict, collections.OrderedDict, collections.Counter)
@@ -246,7 +247,8 @@ def _write_remote(payload: Mapping[str, Any], url: str) -> None:
         local = Path(folder) / "upload.ckpt"
         _write_local(payload, local)
         try:
-            filesystem.makedirs(inner.rpartition("/")[0], exist_ok=True)
+            if not _protocols(filesystem) & _WITHOUT_FOLDERS:
+                filesystem.makedirs(inner.rpartition("/")[0], exist_ok=True)
             filesystem.put_file(str(local), inner)
             written, size = filesystem.size(inner), local.stat().st_size
         except Exception as error:  # each file system has errors of its own
@@ -264,6 +266,28 @@ def _read_remote(url: str, map_location: Any, verify: bool) -> dict[str, Any]:
         except Exception as error:  # each file system has errors of its own
             raise CheckpointError(f"could not read {url}: {type(error).__name__}: {error}") from error
         return _read_local(local, url, map_location, verify)
+
+
+def remote_checkpoints(folder: str) -> list[tuple[float, str]]:
+    """The checkpoints (``*.ckpt``) behind a URL: when each was written, in seconds since 1970, and its URL.
+
+    Raises:
+        CheckpointError: The file system cannot be used, or does not answer.
+    """
+    filesystem, inner = _filesystem(folder)
+    try:
+        filesystem.invalidate_cache()
+        found = [entry["name"] for entry in filesystem.ls(inner, detail=True) if entry["name"].endswith(".ckpt")]
+        urls = [f"{folder.rstrip('/')}/{name.rpartition('/')[2]}" for name in found]
+        return [(filesystem.modified(name).timestamp(), url) for name, url in zip(found, urls, strict=True)]
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # each file system has errors of its own
+        raise CheckpointError(f"could not list {folder}: {type(error).__name__}: {error}") from error
+
+
+def _protocols(filesystem: Any) -> set[str]:
+    return {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

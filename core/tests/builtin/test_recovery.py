@@ -132,6 +132,18 @@ def test_a_folder_behind_a_url():
     ]
 
 
+def test_a_training_goes_on_from_the_newest_behind_a_url(capsys):
+    url = "memory://fulmen/going-on"
+    fitted(RecoveryCheckpoint(url))
+    trainer = quiet(max_epochs=3, callbacks=RecoveryCheckpoint(url), enable_checkpointing=True)
+    trainer.fit(Regression(), batches(4), ckpt_path="last")
+    assert trainer.global_step == 12
+    assert f"continuing from {url}/epoch=1-step=8.ckpt, epoch 2, step 8" in capsys.readouterr().out
+    assert RecoveryCheckpoint("memory://fulmen/nothing").elsewhere(trainer) == []
+    with pytest.raises(CheckpointError, match=r"^cannot use nowhere://x: "):
+        RecoveryCheckpoint("nowhere://x").elsewhere(trainer)
+
+
 def test_without_a_folder_it_goes_beside_the_metrics(tmp_path):
     trainer = Trainer(**{**QUIET, "logger": None, "enable_checkpointing": True}, max_epochs=1, default_root_dir=tmp_path)
     trainer.fit(Regression(), batches(2))

@@ -17,6 +17,7 @@ from fulmen_checkpoint import ModelCheckpoint, complete_checkpoints
 from fulmen_checkpoint.places import RemotePlace
 
 from fulmen import Callback, CheckpointError, FulmenWarning, read_checkpoint
+from fulmen.callbacks import RecoveryCheckpoint
 
 VALUES = [5.0, 3.0, 4.0, 3.5, 2.0, 6.0]
 
@@ -165,6 +166,20 @@ def test_a_server_that_goes_away_is_loud(fit, monkeypatch):
             fit([callback, Kill()], [5.0, 4.0, 3.0])
     assert callback.best_model_path == f"{url}/epoch=1.ckpt"
     fsspec.filesystem("s3").clear_instance_cache()
+
+
+class Recovery(RecoveryCheckpoint):
+    """By its own name, :func:`fit` leaves it out."""
+
+
+def test_the_recovery_checkpoint_goes_there_too_and_makes_no_bucket(s3, fit):
+    fit(Recovery(s3), VALUES[:3])
+    ((_, newest),) = Recovery(s3).elsewhere(None)
+    assert newest == f"{s3}/epoch=2-step=6.ckpt"
+    assert fit(Recovery(s3), VALUES, "last").global_step == 12
+    with pytest.raises(CheckpointError, match="could not save s3://no-such-bucket-of-fulmen/run/"):
+        fit(Recovery("s3://no-such-bucket-of-fulmen/run"), VALUES)
+    assert not fsspec.filesystem("s3").exists("no-such-bucket-of-fulmen")
 
 
 def test_a_bucket_that_does_not_exist_says_so(s3, fit):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fulmen.contracts.callback import Checkpoint
 from fulmen.contracts.logger import call_loggers
 from fulmen.errors import CheckpointError, ConfigurationError
-from fulmen.storage import is_url, read_checkpoint, remove_file, write_checkpoint
+from fulmen.storage import is_url, read_checkpoint, remote_checkpoints, remove_file, write_checkpoint
 
 if TYPE_CHECKING:
     from fulmen.clock import Alarm
@@ -234,6 +234,10 @@ class RecoveryCheckpoint(Checkpoint):
         experiments = [Path(logger.save_dir) / (logger.name or "") for logger in trainer.loggers if logger.save_dir]
         found = [folder for experiment in experiments for folder in sorted(experiment.glob("*/checkpoints"))]
         return [*found, Path(trainer.default_root_dir) / "checkpoints"]
+
+    def elsewhere(self, trainer: Trainer) -> list[tuple[float, str]]:
+        """Those behind the URL, whose contents are verified when they are read."""
+        return remote_checkpoints(self.dirpath) if self.dirpath is not None and is_url(self.dirpath) else []
 
     def _folder(self, trainer: Trainer) -> str:
         return self.dirpath if self.dirpath is not None else f"{trainer.log_dir}/checkpoints"
