@@ -95,8 +95,13 @@ class Runtime:
 
     @property
     def must_launch(self) -> bool:
-        """Whether :meth:`launch` would start processes."""
+        """Whether what is to run on all ranks must go through :meth:`launch`."""
         return self.strategy.launcher is not None
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether :meth:`launch` would start processes."""
+        return self.strategy.launcher is not None and self.strategy.launcher.starts_processes
 
     def open(self) -> None:
         """Take the device and join the other processes. The trainer does this; in a loop of your own, first use does."""

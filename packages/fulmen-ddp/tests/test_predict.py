@@ -77,6 +77,7 @@ def test_data_that_ranks_share_by_themselves_comes_in_turn():
 def test_every_rank_gets_all_of_them(script, tmp_path):
     status, output = finished(script(JOB, "ddp", tmp_path, "predict"))
     assert status == 0, output
+    assert (tmp_path / "predicted.1").exists(), output
     ranks = [torch.load(tmp_path / f"predicted.{rank}", weights_only=True) for rank in range(2)]
     assert torch.equal(ranks[0], ranks[1])
     assert ranks[0].flatten().tolist() == [float(number) for number in range(10)]

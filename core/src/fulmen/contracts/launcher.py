@@ -12,6 +12,9 @@ Result = TypeVar("Result")
 class Launcher(ABC):
     """Starts the processes that a strategy needs and runs a function in each of them."""
 
+    starts_processes: bool = True
+    """Whether :meth:`launch` starts the other processes; ``False`` where they are there already."""
+
     @property
     @abstractmethod
     def is_interactive_compatible(self) -> bool:

@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 class ExternalLauncher(Launcher):
     """Runs a function here; the other processes come to the same call by themselves."""
 
+    starts_processes = False
+
     def __init__(self, strategy: DDPStrategy) -> None:
         self.strategy = strategy
 

@@ -58,7 +58,7 @@ class Job:
             return None
         quiet = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
         runtime = Trainer(**{**copy.deepcopy(self.options), **quiet}).runtime
-        return None if runtime.must_launch or runtime.world_size == 1 else runtime
+        return None if runtime.starts_processes or runtime.world_size == 1 else runtime
 
 
 class KeepWeights(Callback):
