@@ -66,9 +66,9 @@ def handle(special: dict[str, Handler], others: Handler) -> dict[int, Any]:
 
 def pass_on(run: Run, received: list[int]) -> None:
     """Have a job queued again that SIGUSR1 stopped, and send signals again that came while they were handled here."""
-    if run.status == "interrupted" and run.runtime.environment is not None:
-        asked = getattr(signal, "SIGUSR1", None) in received
-        requeued = run.runtime.is_global_zero and asked and run.runtime.environment.requeue()
+    if run.status == "interrupted":
+        environment, asked = run.runtime.environment, getattr(signal, "SIGUSR1", None) in received
+        requeued = run.runtime.is_global_zero and asked and environment is not None and environment.requeue()
         run.runtime.broadcast(requeued)  # a rank that ends before that may end them all
     for number in dict.fromkeys(received):
         if number != signal.SIGINT:
