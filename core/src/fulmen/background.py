@@ -7,6 +7,7 @@ its own copy of Python and torch, and a thread is never left behind by a process
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 import warnings
@@ -159,8 +160,8 @@ class BackgroundWriter:
             copied, events = payload, []
         self._finished, self._what, self._failure = finished, what, None
         self._alarm.ring_in(math.inf)  # what rang for the job before was taken note of
-        # Python 3.12 warns where worker processes are forked meanwhile. They need no lock that this thread holds.
-        warnings.filterwarnings("ignore", _FORK_WARNING, DeprecationWarning)
+        if sys.version_info >= (3, 12):  # warns where worker processes are forked meanwhile; they need no lock of this thread
+            warnings.filterwarnings("ignore", _FORK_WARNING, DeprecationWarning)
         self._thread = threading.Thread(target=self._run, args=(write, copied, events), name="fulmen-writer")
         self._thread.start()
         if copied is payload:

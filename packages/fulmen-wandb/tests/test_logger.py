@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import fulmen_wandb
+import pandas as pd
 import pytest
 import torch
 from runfiles import config, exit_codes, files, found, items, rows, values
@@ -389,9 +390,8 @@ def test_images_tables_and_others():
 
 
 def test_a_table_of_a_dataframe():
-    pandas = pytest.importorskip("pandas")
     logger = WandbLogger(offline=True)
-    logger.log_table("table", dataframe=pandas.DataFrame({"x": [1, 2, 3]}))
+    logger.log_table("table", dataframe=pd.DataFrame({"x": [1, 2, 3]}))
     logger.finalize("success")
     assert rows(".")[0]["table"]["nrows"] == 3
 

@@ -32,7 +32,7 @@ def break_off(over: threading.Event, caller: int, reason: Callable[[], BaseExcep
     Python. After that the process ends with ``reason`` on its standard error.
     """
     abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # of torch, private: whatever it does, the thread must be reached
         if abort is not None:
             abort()
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(RankError))

@@ -234,7 +234,7 @@ class Crew:
         """At the end of the program: let the others come to theirs, unless they wait for this one."""
         until = monotonic() + FAREWELL_SECONDS
         while monotonic() < until and any(process.poll() is None for process in self.processes.values()):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # nobody hears it any more, and the others must be ended
                 self._listen()
             if any(begun > self.count for begun, _ in self.calls.values()):
                 break
