@@ -19,7 +19,7 @@ def test_a_rank_that_dies_or_raises(fleet, uninterrupted, how):
 
 
 def test_a_rank_that_hangs_is_noticed_in_the_time_that_was_set(fleet, uninterrupted):
-    folder, status, output = fleet.agent("run", 3, failures=["hang"], timeout_s=2)
+    folder, status, output = fleet.agent("run", 3, failures=["hang"], timeout_s=10)
     assert status == 0, output
     assert "rank 1 was here:" in output
     assert_same(reports(folder), uninterrupted)
@@ -50,7 +50,7 @@ def test_more_failures_than_restarts_end_the_run_with_the_first_traceback(fleet)
 
 def test_torchrun_itself_with_a_rank_that_is_stopped(fleet, uninterrupted):
     """As by a debugger, or a machine that swaps: no thread of it can say anything. The agent kills it."""
-    folder, settings = fleet.settings("run", failures=["stop"], timeout_s=3)
+    folder, settings = fleet.settings("run", failures=["stop"], timeout_s=10)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 3]
     command += ["--shutdown-timeout", 1, "--monitor-interval", "0.1"]
     status, output = finished(fleet.start(*command, JOB, settings))

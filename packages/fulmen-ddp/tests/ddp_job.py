@@ -201,11 +201,14 @@ def train(strategy: Any, devices: int, name: str, folder: str, **options: Any) -
     return module, trainer
 
 
-def main(strategy: str, folder: str, what: str, devices: int = 2) -> None:
+def main(strategy: Any, folder: str, what: str, devices: int = 2) -> None:
     if what in ("raise", "kill", "hang"):
-        chosen = {"name": strategy, "timeout_s": 3} if what == "hang" else strategy
+        chosen = {"name": strategy, "timeout_s": 10} if what == "hang" else strategy
         trainer = quiet(max_epochs=2, accelerator="cpu", strategy=chosen, devices=devices)
         trainer.fit(Failing(what), samples(96, 4))
+    elif what == "late":
+        strategy = {"name": strategy, "timeout_s": 6}
+        quiet(max_steps=2, accelerator="cpu", strategy=strategy, devices=devices).fit(Job(), samples(96, 4))
     elif what == "predict":
         trainer = quiet(accelerator="cpu", strategy=strategy, devices=devices)
         numbers = TensorDataset(torch.arange(10.0).view(-1, 1))

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
+from ddp_checks import JOB, finished, free_port, slurm_variables
 from fulmen_ddp import meeting
 from fulmen_ddp.failures import RankError
 
@@ -45,10 +46,19 @@ def test_all_get_the_same_name_and_a_new_one_each_time(delays):
     assert len(set(found)) == 3
 
 
-def test_who_does_not_come_is_named(monkeypatch):
-    monkeypatch.setattr(meeting, "START_SECONDS", 0.2)
+def test_who_does_not_come_is_named():
     stores = connections(3)
     stores[2].set("fulmen/word/2", "from a rank that is gone")
     with pytest.raises(RankError) as error:
-        meeting.meet(stores[0], 0, 3, timedelta(seconds=0.1))
+        meeting.meet(stores[0], 0, 3, timedelta(seconds=0.2))
     assert str(error.value) == "after 0.2 s, not all processes were here; there was no word from rank 1"
+
+
+def test_a_rank_may_come_before_the_one_that_has_the_store(script, tmp_path):
+    """Later than by ``timeout_s``, of 6 s in this job."""
+    port = free_port()
+    second = script(JOB, "ddp", tmp_path, "late", 2, **slurm_variables(1, 2, port))
+    time.sleep(9)
+    first = script(JOB, "ddp", tmp_path, "late", 2, **slurm_variables(0, 2, port))
+    (status, output), (also, said) = map(finished, (first, second))
+    assert (status, also) == (0, 0), output + said

@@ -15,7 +15,7 @@ from torch import Tensor
 from fulmen import ConfigurationError
 from fulmen.contracts.strategy import ReduceOp
 from fulmen_ddp.board import Board
-from fulmen_ddp.meeting import meet
+from fulmen_ddp.meeting import START_SECONDS, meet
 from fulmen_ddp.place import Place
 
 T = TypeVar("T")
@@ -57,14 +57,15 @@ def join(place: Place, backend: str, timeout: timedelta) -> None:
             )
         return
     rank, size = place.global_rank, place.world_size
+    begin = max(timeout, timedelta(seconds=START_SECONDS))  # a process may come before the one that has the store
     if place.address is None:  # as torchrun has told by variables
-        store = next(dist.rendezvous("env://", timeout=timeout))[0]  # type: ignore[attr-defined]
+        store = next(dist.rendezvous("env://", timeout=begin))[0]  # type: ignore[attr-defined]
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     else:
         address, is_host = (place.address, place.port), rank == 0 and not place.hosted
-        store = dist.TCPStore(*address, None, is_host, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
-    name = meet(store, rank, size, timeout)
+        store = dist.TCPStore(*address, None, is_host, begin, wait_for_workers=False)  # type: ignore[attr-defined]
+    name = meet(store, rank, size, begin)
     own = dist.PrefixStore(f"fulmen/{name}/group", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
     _board.append(Board(store, address, name, rank, size, is_host))

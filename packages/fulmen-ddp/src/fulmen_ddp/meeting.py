@@ -11,7 +11,7 @@ from typing import Any
 from fulmen_ddp.failures import RankError
 
 START_SECONDS = 120.0
-"""How long processes may take to start, where ``timeout_s`` is shorter: that is for noticing hangs."""
+"""How long processes may take to start, at least: ``timeout_s``, where it is shorter, is for noticing hangs."""
 POLL_SECONDS = 0.02
 ROSTER = "fulmen/roster"
 
@@ -26,7 +26,7 @@ def meet(store: Any, rank: int, size: int, timeout: timedelta) -> str:
     Raises:
         RankError: Some did not come.
     """
-    word, until = uuid.uuid4().hex, monotonic() + max(timeout.total_seconds(), START_SECONDS)
+    word, until = uuid.uuid4().hex, monotonic() + timeout.total_seconds()
     store.set(f"fulmen/word/{rank}", word)
     name, words = "", [""] * size
     while monotonic() < until:
@@ -46,7 +46,7 @@ def meet(store: Any, rank: int, size: int, timeout: timedelta) -> str:
         sleep(POLL_SECONDS)
     missing = [str(each) for each in range(size) if not read(store, f"fulmen/word/{each}")]
     raise RankError(
-        f"after {max(timeout.total_seconds(), START_SECONDS):g} s, not all processes were here"
+        f"after {timeout.total_seconds():g} s, not all processes were here"
         + (f"; there was no word from rank {', '.join(missing)}" if missing else "")
     )
 
