@@ -77,7 +77,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "format": FORMAT,
         "fulmen_version": version(),
-        "epoch": progress.epoch,
+        "epoch": progress.current_epoch,
         "global_step": progress.step,
         "state_dict": run.runtime.strategy.module_state(module),
         **_hyperparameters(module, "hparams_name", "hyper_parameters"),
@@ -164,7 +164,7 @@ def training_state(run: Run) -> dict[str, Any]:
 def _is_inside_batch(run: Run) -> bool:
     """Whether a batch has been taken and not been done with: something failed, or saves in the middle of it."""
     progress = run.progress
-    begun = progress.batch > 0 or progress.settled == LOGGED
+    begun = progress.batch > 0 or (progress.settled == LOGGED and not progress.fired)
     return run.stage == "fit" and run.phase == "train" and begun and run.batch_idx == progress.batch
 
 
@@ -424,7 +424,7 @@ def _apply_position(run: Run, checkpoint: dict[str, Any]) -> None:
     position = checkpoint["loops"]["fit_loop"]
     run.progress.load_state_dict(position["progress"])
     if position.get("callbacks") != _names(run):  # nobody knows which hooks of the moment were called
-        run.progress.forget_hooks()
+        run.progress.forget_calls()
     run.accumulate, run.stepped = position["accumulate_grad_batches"], position["stepped"]
     if checkpoint["run"].get("options", {}).get("accumulate_grad_batches") != run.options.to_json()["accumulate_grad_batches"]:
         run.accumulate = run.options.accumulate_at(run.progress.epoch)

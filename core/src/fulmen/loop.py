@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from fulmen.data import last_batch, loaders_of, on_device, reload_loaders
 from fulmen.errors import ModuleError
 from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
-from fulmen.progress import BATCH, EPOCH_ENDED, LOGGED, PLATEAU, SCHEDULED, VALIDATED
+from fulmen.progress import BATCH, EPOCH_ENDED, EPOCH_ENDING, LOGGED, PLATEAU, SCHEDULED, VALIDATED
 from fulmen.readback import Readback
 from fulmen.reporting import announce, report_nothing_left, report_resume, report_unsent
 from fulmen.rng import isolated
@@ -33,24 +34,29 @@ def fit(run: Run) -> None:
     if run.validates and run.resumed is None:
         sanity_check(run)
     run.agree()
-    if loaders_of(run, "train").total and not run.must_stop():
-        run.step, run.phase = make_step(run), "train"
-        agree_on_length(run)
-        plan_validation(run)
-        finish_resuming(run)
-        report_resume(run)
-        fire(run.hooks.on_train_start, run.late.on_train_start)
-        finish_resuming(run)  # again: whatever these hooks drew was drawn before
-        leave_resumed_epoch(run)
-        while not run.must_stop():
-            train_epoch(run)
+    trains = bool(loaders_of(run, "train").total) and not run.must_stop()
+    if trains:
+        begin_training(run)
+    finish_resuming(run)  # whatever the hooks so far drew was drawn before
+    if run.progress.settled == EPOCH_ENDED:
+        leave_epoch(run)
+    while trains and not run.must_stop():
+        train_epoch(run)
+    if trains:
         report_unsent(run)
         fire(run.hooks.on_train_end, run.late.on_train_end)
-    else:
-        finish_resuming(run)
-        leave_resumed_epoch(run)
     report_nothing_left(run, before)
     fire(run.hooks.on_fit_end, run.late.on_fit_end)
+
+
+def begin_training(run: Run) -> None:
+    """Make the step, agree on what an epoch is, and tell everyone."""
+    run.step, run.phase = make_step(run), "train"
+    agree_on_length(run)
+    plan_validation(run)
+    finish_resuming(run)
+    report_resume(run)
+    fire(run.hooks.on_train_start, run.late.on_train_start)
 
 
 def train_epoch(run: Run) -> None:
@@ -147,26 +153,21 @@ def while_any(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def begin_epoch(run: Run) -> None:
-    """Start an epoch, or continue one in the middle."""
-    progress, metrics = run.progress, run.metrics
+    """Start an epoch, or do the rest of what follows the batch at which a run was cut."""
+    progress, metrics, every = run.progress, run.metrics, run.options.log_every_n_steps
     metrics.epoch = progress.epoch
-    if progress.batch == 0 and progress.settled == BATCH:
+    if progress.batch == 0 and not progress.is_done(LOGGED):
         run.accumulate = run.options.accumulate_at(progress.epoch)
         if reload_loaders(run):
             agree_on_length(run)
         metrics.enter("train", batches=False)
-        fire_rest(run, run.hooks.on_train_epoch_start + run.late.on_train_epoch_start)
-        progress.settled = LOGGED
+        progress.once(LOGGED, run.hooks.on_train_epoch_start + run.late.on_train_epoch_start)
         return
-    every = run.options.log_every_n_steps
-    if progress.settled == BATCH and run.stepped and every and not progress.updates % every:
+    if not progress.is_done(LOGGED) and run.stepped and every and not progress.updates % every:
         metrics.enter("train", batches=True)
-        metrics.flush_step(progress.updates - 1)  # the run was cut between the batch and its logging
-    if progress.settled == VALIDATED and progress.fired:  # or between the hooks of the end of a validation
-        with evaluation_mode(run, "validate"):
-            fire_rest(run, run.hooks.on_validation_end + run.late.on_validation_end)
-    elif 0 < progress.batch < run.loaders["train"].total and validation_is_due(run):
-        validate(run)  # or before that
+        metrics.flush_step(progress.updates - 1)
+    if 0 < progress.batch < run.loaders["train"].total and validation_is_due(run):
+        validate(run)
 
 
 def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
@@ -176,52 +177,38 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
         fire(run.hooks.on_train_stop, run.late.on_train_stop)
         if run.stop_now:
             return metrics.leave()
-        run.began = standing(run, is_due=run.validation_requested)  # what follows, a resumed run does at the end of the epoch
+        run.began = standing(run, is_due=run.validation_requested)  # what follows, a resumed run does when the epoch ends
     elif not progress.batch and not skipped:
         raise ModuleError(
             f"train_dataloader gave no batch in epoch {progress.epoch}: it is empty, or an iterator that can be used only once"
         )
     else:
         run.step.finish_window()
-        settle(run, SCHEDULED, lambda: advance_schedulers(run, "epoch", plateau=False))
+        progress.once(SCHEDULED, [lambda: advance_schedulers(run, "epoch", plateau=False)])
     if not skipped and validation_is_due(run, at_end=True, stopping=stopping):
         validate(run)
+    if stopping:
+        run.began = run.began or standing(run, is_due=False)
     metrics.position = progress.batches
     metrics.reduce("train", batches=True, keep=stopping)
     if not stopping:
-        settle(run, PLATEAU, lambda: advance_schedulers(run, "epoch", plateau=True))
+        progress.once(PLATEAU, [lambda: advance_schedulers(run, "epoch", plateau=True)])
     metrics.enter("train", batches=False)
-    fire_rest(run, run.hooks.on_train_epoch_end)
+    (fire if stopping else partial(progress.once, EPOCH_ENDING))(run.hooks.on_train_epoch_end)
     metrics.reduce("train", batches=False, keep=stopping)
     metrics.send(max(0, progress.updates - 1))
     metrics.leave()
     if stopping:
         fire(run.late.on_train_epoch_end)
     else:
-        progress.settled = EPOCH_ENDED
         leave_epoch(run)
     run.agree()
 
 
 def leave_epoch(run: Run) -> None:
-    """Call the last hooks of an epoch, and count it."""
-    progress = run.progress
-    fire_rest(run, run.late.on_train_epoch_end)
-    progress.epoch, progress.batch, progress.settled = progress.epoch + 1, 0, BATCH
-
-
-def leave_resumed_epoch(run: Run) -> None:
-    """The same where a run was cut between two of these hooks: a checkpoint counts the epoch already."""
-    if run.progress.settled == EPOCH_ENDED:
-        run.progress.epoch -= 1
-        leave_epoch(run)
-
-
-def settle(run: Run, state: int, action: Any) -> None:
-    """Do what follows a batch, unless it was done before the run was interrupted."""
-    if run.progress.settled < state:
-        action()
-        run.progress.settled = state
+    """Count the epoch, call its last hooks, and stand before the next."""
+    run.progress.once(EPOCH_ENDED, [run.progress.end_epoch, *run.late.on_train_epoch_end])
+    run.progress.settled = BATCH
 
 
 def skips_epoch(chain: HookChain, batch: Any, batch_idx: int) -> bool:
@@ -234,15 +221,6 @@ def fire(first: HookChain, last: HookChain = ()) -> None:
     """Call the hooks of a moment."""
     for hook in (*first, *last):
         hook()
-
-
-def fire_rest(run: Run, hooks: HookChain) -> None:
-    """Call the hooks of a moment that a run may be resumed in, from where it was cut: a saver is one of them."""
-    progress = run.progress
-    for hook in hooks[progress.fired :]:
-        progress.fired += 1
-        hook()
-    progress.fired = 0
 
 
 # ---- Evaluation
@@ -260,11 +238,16 @@ def sanity_check(run: Run) -> None:
 
 
 def validate(run: Run) -> None:
-    """Validate inside a training."""
-    run.validation_requested, run.began = False, run.began or standing(run, is_due=True)
+    """Validate inside a training. One that is cut is repeated, but not what follows when its result is known."""
+    run.validation_requested = False
     if not run.step.position:  # gradients of an open accumulation window are still needed
         run.module.on_validation_model_zero_grad()
-    evaluate(run, "validate")
+    with evaluation_mode(run, "validate"):
+        if run.progress.settled < VALIDATED:
+            run.began = run.began or standing(run, is_due=True)
+            evaluation_epoch(run, "validate")
+            run.began = None if run.began["is_due"] else run.began
+        run.progress.once(VALIDATED, run.hooks.on_validation_end + run.late.on_validation_end)
     run.metrics.enter("train", batches=True)
 
 
@@ -280,24 +263,27 @@ def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: boo
     Returns:
         The metrics, one mapping per loader, and the outputs, one list per loader.
     """
-    first, last, metrics = evaluation_hooks(run.hooks, phase), evaluation_hooks(run.late, phase), run.metrics
     with evaluation_mode(run, phase):
-        if phase != "predict":
-            metrics.enter(phase, batches=False)
-        fire(first.start, last.start)
-        fire(first.epoch_start, last.epoch_start)
-        outputs = evaluate_batches(run, phase, limit, keep_outputs, (first, last))
-        if phase != "predict":
-            metrics.enter(phase, batches=False)
-        fire(first.epoch_end, last.epoch_end)
-        results = publish(run, phase)
-        metrics.leave()
-        if run.stage == "fit" and phase == "validate":
-            run.progress.settled = max(run.progress.settled, VALIDATED)
-            run.began = None if run.began and run.began["is_due"] else run.began
-            fire_rest(run, first.end + last.end)
-        else:
-            fire(first.end, last.end)
+        results, outputs = evaluation_epoch(run, phase, limit, keep_outputs)
+        fire(evaluation_hooks(run.hooks, phase).end, evaluation_hooks(run.late, phase).end)
+    return results, outputs
+
+
+def evaluation_epoch(
+    run: Run, phase: Phase, limit: int | None = None, keep_outputs: bool = False
+) -> tuple[list[Any], list[Any]]:
+    """The same in evaluation mode, but for the last hooks: what they find is complete."""
+    first, last, metrics = evaluation_hooks(run.hooks, phase), evaluation_hooks(run.late, phase), run.metrics
+    if phase != "predict":
+        metrics.enter(phase, batches=False)
+    fire(first.start, last.start)
+    fire(first.epoch_start, last.epoch_start)
+    outputs = evaluate_batches(run, phase, limit, keep_outputs, (first, last))
+    if phase != "predict":
+        metrics.enter(phase, batches=False)
+    fire(first.epoch_end, last.epoch_end)
+    results = publish(run, phase)
+    metrics.leave()
     return results, outputs
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 # How far the work is that follows a batch. A checkpoint records it, so that a resumed run does neither repeat nor skip it.
 # In the first batch of an epoch, LOGGED says that the epoch has begun.
-BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDED = range(6)
+BATCH, LOGGED, SCHEDULED, VALIDATED, PLATEAU, EPOCH_ENDING, EPOCH_ENDED = range(7)
 
 
 @dataclass(slots=True)
@@ -14,9 +16,9 @@ class Progress:
     """Where a training is."""
 
     epoch: int = 0
-    """Completed epochs, which is the index of the running one."""
+    """Completed epochs. An epoch is complete before the callbacks that run last, those that save, hear of its end."""
     batch: int = 0
-    """Batches done in this epoch."""
+    """Batches done in the epoch after these."""
     batches: int = 0
     """Batches done in all epochs."""
     step: int = 0
@@ -28,7 +30,12 @@ class Progress:
     settled: int = BATCH
     """What has been done after the latest batch: one of the constants above."""
     fired: int = 0
-    """Hooks of the present moment that were called, where a training may be resumed between two of them."""
+    """How much of it, where it consists of several calls and some are left; 0: all."""
+
+    @property
+    def current_epoch(self) -> int:
+        """The index of the epoch that runs, to its last hook."""
+        return self.epoch - (self.settled == EPOCH_ENDED)
 
     @property
     def epoch_is_complete(self) -> bool:
@@ -39,18 +46,33 @@ class Progress:
         """
         return self.settled == SCHEDULED or self.settled >= PLATEAU
 
-    def forget_hooks(self) -> None:
-        """Go on as if all hooks of a moment had been called, or none where that is its beginning."""
+    def is_done(self, state: int) -> bool:
+        """Whether all of ``state`` was done after the latest batch."""
+        return self.settled > state or (self.settled == state and not self.fired)
+
+    def once(self, state: int, calls: Sequence[Callable[[], Any]]) -> None:
+        """Make the calls that lead to ``state``, but for those made before the run was cut: a saver may be one of them."""
+        if self.is_done(state):
+            return
+        made = self.fired if self.settled == state else 0
+        self.settled = state
+        for self.fired, call in enumerate(calls[made:], made + 1):
+            call()
         self.fired = 0
-        if self.settled == EPOCH_ENDED:
+
+    def end_epoch(self) -> None:
+        """Count the epoch."""
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def forget_calls(self) -> None:
+        """Go on as if all calls of a moment had been made, or none where that is the beginning of an epoch."""
+        if self.fired and self.settled == LOGGED:
             self.settled = BATCH
+        self.fired = 0
 
     def state_dict(self) -> dict[str, int]:
-        """These integers; an ended epoch is written as the next one, before the last hooks of the one before it."""
-        state = asdict(self)
-        if self.settled == EPOCH_ENDED:
-            state.update(epoch=self.epoch + 1, batch=0)
-        return state
+        """These integers."""
+        return asdict(self)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from these integers."""

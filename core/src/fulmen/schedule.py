@@ -90,7 +90,7 @@ def validation_is_due(run: Run, at_end: bool = False, stopping: bool = False) ->
     """
     progress, schedule = run.progress, run.validation
     if not run.validates or progress.settled >= VALIDATED:
-        return False
+        return run.validates and not progress.is_done(VALIDATED)
     if stopping and run.stop_requested:
         return schedule.has_epoch(progress.epoch)
     due = schedule.due_at_end(progress) if at_end and not stopping else schedule.due_after_batch(progress)
