@@ -47,7 +47,7 @@ LAYERS = (
     Layer("registry project plugins", "Finding parts by name. `fulmen plugins` needs no more than this, and no torch."),
     Layer("contracts", "What we promise. A contract that imported the loop would promise how it is kept."),
     Layer(
-        "background hooks metric_ranks metrics schedule state",
+        "background hooks metric_ranks metrics rank_state schedule state",
         "Where a run is and what it has measured: read by everything that acts.",
     ),
     Layer(

@@ -10,6 +10,7 @@ import signal
 import sys
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -392,9 +393,9 @@ class Keeper(Callback):
         self.moments, self.runs_last, self.every, self.count, self.cuts = moments, late, every, 0, []
         self.folder: Any = folder
         for name in moments:
-            setattr(self, name, lambda trainer, *args, name=name, **kwargs: self._keep(trainer, name))
+            setattr(self, name, partial(self._keep, name))
 
-    def _keep(self, trainer: Trainer, moment: str) -> None:
+    def _keep(self, moment: str, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self.folder is None or trainer.phase == "sanity_check":
             return
         self.count += 1
@@ -402,11 +403,14 @@ class Keeper(Callback):
             return
         target = self.folder.parent / f"cuts-{self.runs_last}" / f"{len(self.cuts):03}"
         trainer.save_checkpoint(target / "cut.ckpt")
-        shutil.copytree(self.folder, target / "folder")
+        self._copy(trainer, target)
         self.cuts.append((f"{moment} after {trainer.progress.batches} batches", target))
 
+    def _copy(self, trainer: Trainer, target: Path) -> None:
+        shutil.copytree(self.folder, target / "folder")
+
     def idle(self) -> Keeper:
-        return Keeper(self.moments, self.runs_last)
+        return type(self)(self.moments, self.runs_last)
 
 
 def uncut(setup: Setup, folder: Path, *extra: Callback) -> Result:
@@ -416,11 +420,11 @@ def uncut(setup: Setup, folder: Path, *extra: Callback) -> Result:
     return whole
 
 
-def go_on(setup: Setup, folder: Path, target: Path, keeper: Keeper) -> Result:
+def go_on(setup: Setup, folder: Path, target: Path, keeper: Keeper, *extra: Callback) -> Result:
     """Continue a cut training in the folder that it left."""
     shutil.rmtree(folder)
     shutil.copytree(target / "folder", folder)
-    return train(setup, folder, target / "cut.ckpt", (keeper.idle(),))
+    return train(setup, folder, target / "cut.ckpt", (keeper.idle(), *extra))
 
 
 def check_union(whole: Result, before: Result, after: Result, name: str, but: tuple[str, ...] = ()) -> None:

@@ -15,7 +15,7 @@ The keys::
     loggers                     one per logger, in order: {"class", "state"}
     rng                         random states of the host and of the device
     data                        {phase: one position per loader}
-    ranks                       rng and data of every rank, where there are several
+    ranks                       rng, data and what is unfinished in ``loops``, of every rank, where there are several
     run                         {"id", "module", "options", "plugins", "stop_reason", "inexact"}
 
 ``on_save_checkpoint`` hooks may add others. A checkpoint of weights only has neither optimizers, schedulers, callbacks,
@@ -41,7 +41,8 @@ from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
 from fulmen.likeness import check_like, restoring
 from fulmen.plugins import version
 from fulmen.progress import LOGGED, Progress
-from fulmen.rng import random_state, seed_everything, set_random_state
+from fulmen.rank_state import of_all_ranks, own_part, own_state, own_unfinished, position_in, unfinished
+from fulmen.rng import seed_everything, set_random_state
 from fulmen.state import Run
 from fulmen.storage import check_plain, newest_checkpoint, read_checkpoint, write_checkpoint
 
@@ -119,14 +120,11 @@ def training_state(run: Run) -> dict[str, Any]:
     strategy, progress = run.runtime.strategy, run.progress
     run.metrics.drain(wait=True)  # loggers say where their record ends: everything sent must have arrived
     position: dict[str, Any] = {
-        "progress": progress.state_dict(),
         "accumulate_grad_batches": run.accumulate,
         "stepped": run.stepped,
         "callbacks": _names(run),
-        "validation_requested": run.validation_requested,
-        "window": _open_window(run),
-        "gradients": _open_gradients(run),
-        "metrics": run.metrics.state_dict(),
+        "validation_requested": run.validation_requested if run.began is None else run.began["is_due"],
+        **unfinished(run),
     }
     inside = position["inside_batch"] = _is_inside_batch(run)
     if inside and run.active:  # on an exception there is no later moment
@@ -135,12 +133,7 @@ def training_state(run: Run) -> dict[str, Any]:
             f"saved while batch {run.batch_idx} of epoch {progress.epoch} is trained on: a resumed run trains on it from its "
             "beginning, with other random numbers than those that were drawn for it. Save in on_train_batch_end or later",
         )
-    own = _own_state(run, position["progress"]["batch"], inside)
-    if run.began is not None:  # a validation that is due is repeated: what a user's module gathers in it is in no checkpoint
-        position["progress"] |= run.began["progress"]
-        position["metrics"] |= run.began["metrics"]
-        position["validation_requested"] = run.began["is_due"]
-        own = {"rng": run.began["rng"], "data": {"train": own["data"]["train"], **run.began["data"]}}
+    own = {**own_state(run, inside), **own_unfinished(run)}
     return {
         "loops": {"fit_loop": position},
         "optimizer_states": [strategy.optimizer_state(optimizer) for optimizer in run.optimizers],
@@ -148,8 +141,9 @@ def training_state(run: Run) -> dict[str, Any]:
         "callbacks": {callback.state_key: state for callback in run.callbacks if (state := callback.state_dict())},
         "precision": run.runtime.precision.state_dict(),
         "loggers": [{"class": type(logger).__qualname__, "state": _logger_state(logger)} for logger in run.loggers],
-        **own,
-        **_of_all_ranks(run, own),
+        "rng": own["rng"],
+        "data": own["data"],
+        **of_all_ranks(run, own),
         "run": {
             "id": run.run_id,
             "module": type(run.module).__qualname__,
@@ -168,32 +162,8 @@ def _is_inside_batch(run: Run) -> bool:
     return run.stage == "fit" and run.phase == "train" and begun and run.batch_idx == progress.batch
 
 
-def _own_state(run: Run, done: int, inside: bool = False) -> dict[str, Any]:
-    """What each rank has of its own: random states, and positions in the data after ``done`` batches of the epoch."""
-    kept = {} if run.resumed is None else own_part(run, run.resumed, "data")  # of loaders that nobody has asked for yet
-    return {
-        "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
-        "data": {**kept, **{phase: loaders.state_dict(done, inside) for phase, loaders in run.loaders.items()}},
-    }
-
-
 def _names(run: Run) -> list[str]:
     return [type(callback).__qualname__ for callback in run.callbacks]
-
-
-def standing(run: Run, is_due: bool) -> dict[str, Any]:
-    """What a validation changes, before it begins. Costs some microseconds per validation.
-
-    ``is_due``: whether a resumed run has to validate here, and not only one that is stopped.
-    """
-    state = _own_state(run, 0)
-    return {
-        "rng": state["rng"],
-        "data": {phase: positions for phase, positions in state["data"].items() if phase != "train"},
-        "progress": {"evaluated": run.progress.evaluated, "settled": run.progress.settled, "fired": 0},
-        "metrics": {**run.metrics.shown(), **({} if is_due else {"recorded": run.progress.evaluated})},
-        "is_due": is_due,
-    }
 
 
 def _logger_state(logger: Logger) -> dict[str, Any]:
@@ -201,40 +171,6 @@ def _logger_state(logger: Logger) -> dict[str, Any]:
     found: list[dict[str, Any]] = [{}]
     call_loggers([logger], lambda each: found.append(each.state_dict()))
     return found[-1]
-
-
-def _open_gradients(run: Run) -> dict[str, torch.Tensor]:
-    """Gradients that wait for the rest of their accumulation window; nothing between steps."""
-    if run.step is None or not run.step.position:
-        return {}
-    gradients = {name: p.grad for name, p in run.module.named_parameters() if p.grad is not None}
-    if run.runtime.world_size == 1:
-        return gradients
-    # Those of the ranks differ until the window is complete. Each rank continues with their mean, which gives the same sum.
-    return {name: run.runtime.strategy.all_reduce(gradient, "mean") for name, gradient in gradients.items()}
-
-
-def _open_window(run: Run) -> dict[str, Any]:
-    """The state of the accumulation window that is open; with the mean of the ranks' weights, for the same reason."""
-    if run.step is None:  # nothing was trained: as it was, where the run was resumed
-        return {} if run.resumed is None else dict(run.resumed["loops"]["fit_loop"]["window"])
-    state: dict[str, Any] = run.step.state_dict()
-    if run.runtime.world_size > 1 and state.get("weight") is not None:
-        weight = torch.as_tensor(state["weight"], dtype=torch.float32, device=run.device)
-        state["weight"] = run.runtime.strategy.all_reduce(weight, "mean")
-    return state
-
-
-def _of_all_ranks(run: Run, own: dict[str, Any]) -> dict[str, Any]:
-    """What each rank has of its own; nothing in one process."""
-    count = run.runtime.world_size
-    return {"ranks": [run.runtime.broadcast(own, rank) for rank in range(count)]} if count > 1 else {}
-
-
-def own_part(run: Run, checkpoint: Mapping[str, Any], key: str) -> Any:
-    """The part of this rank; that of rank 0 where the checkpoint was made by another number of ranks."""
-    ranks = checkpoint.get("ranks", [])
-    return (ranks[run.runtime.global_rank] if len(ranks) == run.runtime.world_size else checkpoint).get(key, {})
 
 
 def _hyperparameters(owner: Any, name_key: str, key: str) -> dict[str, Any]:
@@ -322,7 +258,8 @@ def check_training(checkpoint: Mapping[str, Any], path: str) -> None:
     """Raise :class:`CheckpointError` where a part is missing, or of another kind than what fulmen writes."""
     check_like(checkpoint, _WEIGHTS, path)
     check_like(checkpoint, _TRAINING, path, complete=True)
-    check_like(checkpoint, {"ranks": [_OWN]}, path)
+    unfinished = {key: _POSITION[key] for key in ("window", "gradients", "metrics")}
+    check_like(checkpoint, {"ranks": [{**_OWN, "unfinished": unfinished}]}, path)
 
 
 def read_for(stage: str, path: str) -> dict[str, Any]:
@@ -421,7 +358,7 @@ def _apply_training(run: Run, checkpoint: dict[str, Any], path: str) -> None:
 
 
 def _apply_position(run: Run, checkpoint: dict[str, Any]) -> None:
-    position = checkpoint["loops"]["fit_loop"]
+    position = position_in(run, checkpoint)
     run.progress.load_state_dict(position["progress"])
     if position.get("callbacks") != _names(run):  # nobody knows which hooks of the moment were called
         run.progress.forget_calls()
@@ -455,7 +392,7 @@ def apply_loggers(run: Run, checkpoint: dict[str, Any], path: str) -> None:
 def release_resumed(run: Run) -> None:
     """Free the checkpoint of a run that is over, but for what a save after it still needs: where nobody went on from it."""
     if run.resumed is not None:
-        window = run.resumed["loops"]["fit_loop"]["window"]
+        window = position_in(run, run.resumed)["window"]
         run.resumed = {"data": own_part(run, run.resumed, "data"), "loops": {"fit_loop": {"window": window}}}
 
 
@@ -472,7 +409,7 @@ def finish_resuming(run: Run) -> None:
     checkpoint = run.resumed
     if checkpoint is None:
         return
-    window = checkpoint["loops"]["fit_loop"]["window"]
+    window = position_in(run, checkpoint)["window"]
     if run.step is not None and window:
         with restoring(run.resumed_from, "loops"):
             run.step.load_state_dict(in_batches_of_now(window, run.loaders["train"].ratio))

@@ -19,6 +19,7 @@ from fulmen.contracts.precision import Precision
 from fulmen.errors import ConfigurationError, ModuleError
 from fulmen.hooks import overrides
 from fulmen.likeness import restoring
+from fulmen.rank_state import own_part
 from fulmen.rng import isolated
 from fulmen.source import Source, dealt, distributed, has_none, in_order, is_indexed
 
@@ -317,10 +318,7 @@ def loaders_of(run: Run, phase: str) -> Loaders:
 
 def own_data(run: Run, phase: str) -> Any:
     """Where this rank stood in a phase when the checkpoint was made; that of rank 0 with another number of ranks."""
-    checkpoint = run.resumed or {}
-    ranks = checkpoint.get("ranks", [])
-    own = ranks[run.runtime.global_rank] if len(ranks) == run.runtime.world_size else checkpoint
-    return own.get("data", {}).get(phase)
+    return own_part(run, run.resumed or {}, "data").get(phase)
 
 
 def _make_loaders(run: Run, phase: str) -> Loaders:

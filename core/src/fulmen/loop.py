@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fulmen.checkpoint import finish_resuming, standing
+from fulmen.checkpoint import finish_resuming
 from fulmen.contracts.module_hooks import ModuleHooks
 from fulmen.data import last_batch, loaders_of, on_device, reload_loaders
 from fulmen.errors import ModuleError
 from fulmen.hooks import HookChain, Hooks, overrides
 from fulmen.optimizers import advance_schedulers
 from fulmen.progress import BATCH, EPOCH_ENDED, EPOCH_ENDING, LOGGED, PLATEAU, SCHEDULED, VALIDATED
+from fulmen.rank_state import standing
 from fulmen.readback import Readback
 from fulmen.reporting import announce, report_nothing_left, report_resume, report_unsent
 from fulmen.rng import isolated

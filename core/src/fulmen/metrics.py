@@ -388,10 +388,14 @@ class Metrics:
 
     # ---- State
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sums of an unfinished training epoch, and what was published."""
+    def state_dict(self, shared: bool = True) -> dict[str, Any]:
+        """The sums of an unfinished training epoch, and what was published.
+
+        Args:
+            shared: Of several ranks, such that any number of them can go on; else those of this rank alone.
+        """
         scopes = [scope for scope in self._scopes.values() if scope.phase == "train"]
-        totals = self._shared_totals([meter for scope in scopes for meter in scope.meters.values()])
+        totals = self._shared_totals([meter for scope in scopes for meter in scope.meters.values()]) if shared else {}
         return {
             "epoch": [[s.batches, [{**m.state_dict(), **totals.get(m, {})} for m in s.meters.values()]] for s in scopes],
             "unsent": _copied(self._unsent),

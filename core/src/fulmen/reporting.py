@@ -10,6 +10,7 @@ from fulmen.contracts.hyperparameters import plain
 from fulmen.errors import ConfigurationError, listing, warn
 from fulmen.grade import obstacles
 from fulmen.plugins import version
+from fulmen.rank_state import OWN_GRADIENTS_BYTES, lacks_own_gradients
 from fulmen.state import Run
 
 
@@ -57,6 +58,11 @@ def report_resume(run: Run) -> None:
     run.inexact = obstacles(run)
     if run.resumed is not None and run.resumed["loops"]["fit_loop"].get("inside_batch"):
         run.inexact.append("the checkpoint was saved inside a batch, which is trained on again, with other random numbers")
+    if run.resumed is not None and lacks_own_gradients(run, run.resumed):
+        run.inexact.append(
+            "the checkpoint was saved inside an accumulation window, with the mean of the ranks' gradients, because all of "
+            f"them are more than {OWN_GRADIENTS_BYTES / 2**30:g} GiB: their sum is rounded in another order"
+        )
     reasons = "".join(f"\n- {reason}" for reason in run.inexact)
     if reasons and run.resumed is None and any(isinstance(callback, Checkpoint) for callback in run.callbacks):
         run.trainer.print(f"a resume of this training will not be exact:{reasons}")

@@ -7,7 +7,7 @@ import torch
 from ddp_job import Job, Report, samples
 from torch import nn
 
-from fulmen import Callback
+from fulmen import Callback, rank_state
 from fulmen.testing import mse, quiet
 
 
@@ -72,12 +72,25 @@ def test_each_rank_goes_on_with_its_own_random_numbers(tmp_path, at):
 
 
 @pytest.mark.parametrize("at", [1, 6, 7, 11, 14])
-def test_a_window_that_was_cut_goes_on_with_the_mean_of_the_gradients(tmp_path, at):
+def test_a_window_that_was_cut_goes_on_with_the_gradients_of_each_rank(tmp_path, at):
     """Windows of 4, of 4 and of 4 batches in an epoch of 12: cut after 1, 2 and 3 batches of one, and in the second epoch."""
     options = {"accumulate_grad_batches": 4}
     whole, _ = fit(tmp_path, fresh(Job), at=at, **options)
     resumed, _ = fit(tmp_path, fresh(Job), path=tmp_path / "cut.ckpt", **options)
+    assert far(whole, resumed) == 0
+
+
+def test_large_gradients_are_kept_as_their_mean_and_the_resume_says_so(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(rank_state, "OWN_GRADIENTS_BYTES", 100)
+    options = {"accumulate_grad_batches": 4}
+    whole, _ = fit(tmp_path, fresh(Job), at=6, **options)
+    saved = torch.load(tmp_path / "cut.ckpt", weights_only=True)
+    assert saved["loops"]["fit_loop"]["gradients"]
+    assert all("gradients" not in rank["unfinished"] for rank in saved["ranks"])
+    resumed, _ = fit(tmp_path, fresh(Job), path=tmp_path / "cut.ckpt", **options)
     assert far(whole, resumed) < 1e-6
+    printed = capfd.readouterr().out
+    assert "the resume is not exact:\n- the checkpoint was saved inside an accumulation window, with the mean of the" in printed
 
 
 class Newton(Job):
