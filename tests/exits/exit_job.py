@@ -36,6 +36,14 @@ class Raises(Callback):
             raise ValueError("in a hook")
 
 
+class Impatient(Callback):
+    """In a validation, asks to stop, and kills when that takes longer than two batches."""
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        if trainer.global_step == 3 and batch_idx in (2, 5):
+            os.kill(os.getpid(), signal.SIGTERM if batch_idx == 2 else signal.SIGKILL)
+
+
 class Points(Dataset):
     """Fails in the worker process that loads the third batch, if asked to."""
 
@@ -72,15 +80,17 @@ def main(event: str, folder: str) -> None:
     numbers = [getattr(signal, name) for name in event.split("+")] if event.startswith("SIG") else []
     callbacks = [RecoveryCheckpoint(every_n_steps=2, asynchronous=False)]
     callbacks += [Signals(*numbers)] if numbers else [Raises()] if event == "hook" else []
+    callbacks += [Impatient()] if event == "validation" else []
     loggers = [Broken()] if "logger" in event else []
     if event == "required logger":
         loggers[0].required = True
     trainer = Trainer(
         **{**QUIET, "enable_checkpointing": True, "logger": loggers or False}, max_epochs=1, log_every_n_steps=1,
-        limit_val_batches=0, callbacks=callbacks, default_root_dir=folder,
+        limit_val_batches=None if event == "validation" else 0, val_check_interval=3, callbacks=callbacks,
+        default_root_dir=folder,
     )  # fmt: skip
     data = DataLoader(Points(event == "worker"), batch_size=4, num_workers=int(event == "worker"))
-    trainer.fit(Validated(), data)
+    trainer.fit(Validated(), data, DataLoader(Points(), batch_size=4))
     print("after fit:", trainer.global_step, trainer.interrupted, trainer.stop_reason, flush=True)
 
 

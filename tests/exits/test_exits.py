@@ -22,6 +22,7 @@ ENDS = {
     "Ctrl-C": ("SIGINT", 0, 3, "after fit: 3 True stopped by Ctrl-C"),
     "Ctrl-C twice": ("SIGINT+SIGINT", 130, 2, "KeyboardInterrupt"),
     "SIGTERM": ("SIGTERM", 143, 3, ""),
+    "SIGTERM in a validation, and `kill -9` before its end": ("validation", 137, 3, ""),
     "SIGUSR1": ("SIGUSR1", 138, 3, ""),
     "SIGUSR2": ("SIGUSR2", 0, 8, "after fit: 8 False max_epochs=1 reached"),
     "an exception in a step or a hook": ("hook", 1, 2, "ValueError: in a hook"),

@@ -44,6 +44,8 @@ def signals_stop(run: Run) -> Iterator[None]:
         received.append(number)
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         run.request_stop(f"stopped by {name}", now=True)
+        if run.phase == "validate":
+            save.ring_in(0.0)  # it goes on to its end, and who cannot wait for that loses nothing
 
     before = handle({"SIGUSR2": lambda number, frame: save.ring_in(0.0)}, stop)
     try:
@@ -81,5 +83,5 @@ def save_now(run: Run) -> None:
     able = [saver for saver in savers if type(saver).save is not Checkpoint.save]
     for saver in able:
         saver.save(run.trainer)
-    if not able:
+    if not able and not run.stop_now:
         warn("nothing-saves", "SIGUSR2 asks for a checkpoint, and this trainer has no callback that saves one")
