@@ -6,7 +6,7 @@ and a number of workers and returns a module, a training loader and a validation
 
 Importing PyTorch takes seconds, so this process imports it once and forks a child per life. The child alone is killed, with
 SIGKILL: after a random time, at a random moment of a random step, when a half-written file has reached a random size, or
-right before or some milliseconds after the n-th time that it touches a file behind a random step.
+right before the n-th time that it touches a file behind a random step, or micro- or milliseconds after (by a timer, exactly).
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from fulmen import CheckpointError, read_checkpoint
 BATCHES = STEPS * ACCUMULATE
 KILLS_PER_ROUND = 9
 LIMIT = 120.0  # seconds after which a life is held to hang
+KILLED = -signal.SIGKILL, -signal.SIGALRM
+"""Statuses of lives that were ended from outside: the kernel ends a process at SIGALRM as it does at SIGKILL."""
 TOUCHES = {"open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.truncate", "fsync"}
 
 
@@ -131,9 +133,6 @@ class Life:
             if plan.how == "step" and reached:
                 time.sleep(plan.wait)
                 return self.kill()
-            if plan.how == "touch" and plan.wait and any(line.startswith("touched") for line in self.told):
-                time.sleep(plan.wait)
-                return self.kill()
             if plan.how == "file" and reached and self.is_writing():
                 return self.kill()
 
@@ -189,7 +188,7 @@ def be_born(options: dict[str, Any], folder: Path, plan: Plan, pipe: int, log: P
 
 
 def die_when_touching(folder: str, plan: Plan, reached: list[bool], tell: Any) -> None:
-    """Have this process kill itself right before it touches a file in ``folder`` for the n-th time after a batch."""
+    """Have this process end right before it touches a file in ``folder`` for the n-th time after a batch, or a moment later."""
     left, main = [plan.count], os.getpid()
 
     def touch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -202,8 +201,10 @@ def die_when_touching(folder: str, plan: Plan, reached: list[bool], tell: Any) -
             if left[0] <= 0:
                 tell(f"touched {event} {paths[-1]}")
                 left[0] = 1 << 30
-                if not plan.wait:
-                    os.kill(os.getpid(), signal.SIGKILL)  # right before; else the driver does it, a moment later
+                if plan.wait:
+                    signal.setitimer(signal.ITIMER_REAL, plan.wait)  # the kernel ends it, whatever it does then
+                else:
+                    os.kill(os.getpid(), signal.SIGKILL)  # right before
 
     flush = os.fsync
 
@@ -231,7 +232,8 @@ def plan_of(rng: random.Random, done: int, lives: int, seconds: float) -> Plan:
     if how == "file":
         return Plan(how, batch, size=rng.choice([0, 1, rng.randrange(40_000), rng.randrange(4_000_000)]))
     if rng.random() < 0.7:
-        return Plan(how, batch, wait=rng.choice([0, rng.uniform(0, 0.01)]), count=rng.randrange(1, 25), where="checkpoints")
+        wait = rng.choice([0, rng.uniform(1e-6, 5e-4), rng.uniform(5e-4, 0.01)])
+        return Plan(how, batch, wait=wait, count=rng.randrange(1, 25), where="checkpoints")
     return Plan(how, batch, count=rng.randrange(1, 10))
 
 
@@ -283,7 +285,7 @@ def check_life(life: Life, floor: int, where: str, figures: Figures) -> int:
             figures.problems.append(f"{where}: left behind: {left}")
     if life.status == 0 and life.told[-1] != "done":
         figures.problems.append(f"{where}: ended without a report")
-    if life.status not in (0, -signal.SIGKILL):
+    if life.status not in (0, *KILLED):
         figures.problems.append(f"{where}: ended with status {life.status}: {life.output}")
     if time.monotonic() - life.began > LIMIT:
         figures.problems.append(f"{where}: hangs: {life.output}")

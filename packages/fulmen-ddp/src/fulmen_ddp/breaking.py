@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch.distributed as dist
 
@@ -17,6 +18,19 @@ from fulmen_ddp.failures import RankError
 GRACE_SECONDS = 3.0
 """How long a process may take to end by itself once another rank has failed."""
 POLL_SECONDS = 0.1
+
+
+@contextmanager
+def watching(watch: Callable[[threading.Event, int], None]) -> Iterator[None]:
+    """While the block runs, another thread looks after the other ranks: ``watch(over, number of this thread)``."""
+    over = threading.Event()
+    watcher = threading.Thread(target=watch, args=(over, threading.get_ident()), name="fulmen-ddp-ranks", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def stack_of(thread: int) -> str:

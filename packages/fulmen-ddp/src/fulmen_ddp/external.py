@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fulmen import Launcher
 from fulmen_ddp import group
 from fulmen_ddp.board import Board
-from fulmen_ddp.breaking import GRACE_SECONDS, POLL_SECONDS, break_off, stack_of
+from fulmen_ddp.breaking import GRACE_SECONDS, POLL_SECONDS, break_off, stack_of, watching
 from fulmen_ddp.failures import RankTraceback, failure_of, first_of, what_silent_ranks_did
 
 if TYPE_CHECKING:
@@ -41,15 +41,9 @@ class ExternalLauncher(Launcher):
             Exception: That of this rank; where it only lost another one, what is known of that.
         """
         first, self.strategy.launcher = self.strategy.launcher, None
-        over = threading.Event()
-        watcher = threading.Thread(target=watch, args=(over, threading.get_ident()), name="fulmen-ddp-ranks", daemon=True)
-        watcher.start()
         try:
-            try:
+            with watching(watch):
                 return function(*args)
-            finally:
-                over.set()
-                watcher.join()
         except BaseException as error:
             raised = explained(error, self.strategy.global_rank)
             record(raised)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from fulmen import ConfigurationError, Launcher
 from fulmen_ddp import watch
-from fulmen_ddp.breaking import GRACE_SECONDS, POLL_SECONDS, break_off
+from fulmen_ddp.breaking import GRACE_SECONDS, POLL_SECONDS, break_off, watching
 from fulmen_ddp.channel import WHERE, Channel, ask_where
 from fulmen_ddp.environments import HOSTED, LAUNCHED
 from fulmen_ddp.failures import (
@@ -156,15 +156,9 @@ class Crew:
         if self.ended:
             raise RankError("the other ranks have ended after a failure; start the program again")
         self.count += 1
-        over = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(over, threading.get_ident()), name="fulmen-ddp-ranks", daemon=True)
-        watcher.start()
         try:
-            try:
+            with watching(self._watch):
                 return function(*args)
-            finally:
-                over.set()
-                watcher.join()
         except BaseException as error:
             own = failure_of(self.place.global_rank, error)
             self._settle(own)
