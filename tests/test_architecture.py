@@ -51,10 +51,10 @@ LAYERS = (
         "Where a run is and what it has measured: read by everything that acts.",
     ),
     Layer(
-        "checkpoint data grade handover optimizers parts reporting runtime signals source step",
+        "checkpoint data grade handover optimizers parts reporting runtime signals source step uneven",
         "One job each on a run. They do not know in which order they are called.",
     ),
-    Layer("lifecycle loop", "The order: set up, then step after step, then tear down."),
+    Layer("evaluation lifecycle loop", "The order: set up, then step after step, then tear down."),
     Layer("trainer_view trainer", "The facade: typed options to parts to a run to the loop."),
     Layer(
         "fulmen builtin callbacks cli loggers profilers testing",

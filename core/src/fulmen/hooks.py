@@ -174,3 +174,9 @@ def check_spelling(owner: Module | Callback, called: Iterable[str] = ()) -> None
             raise ModuleError(f"{type(owner).__name__}.{name} would never be called: {REMOVED[name]}")
         if name.startswith("on_") and name not in known and (guess := did_you_mean(name, known)):
             warn("hook-spelling", f"{type(owner).__name__}.{name} is no hook and is never called{guess}")
+
+
+def fire(first: HookChain, last: HookChain = ()) -> None:
+    """Call the hooks of a moment."""
+    for hook in (*first, *last):
+        hook()

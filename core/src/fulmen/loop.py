@@ -1,30 +1,25 @@
-"""The loops, top to bottom: ``fit`` -> ``train_epoch`` -> the step -> the user's ``training_step``; and ``evaluate``."""
+"""The loop, top to bottom: ``fit`` -> ``train_epoch`` -> the step -> the user's ``training_step``; what is between steps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from time import monotonic
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from fulmen.checkpoint import finish_resuming
-from fulmen.contracts.module_hooks import ModuleHooks
-from fulmen.data import last_batch, loaders_of, on_device, reload_loaders
+from fulmen.data import loaders_of, on_device, reload_loaders
 from fulmen.errors import ModuleError
-from fulmen.hooks import HookChain, Hooks, overrides
+from fulmen.evaluation import evaluation_epoch, evaluation_mode, sanity_check
+from fulmen.hooks import HookChain, fire
 from fulmen.optimizers import advance_schedulers
 from fulmen.progress import BATCH, EPOCH_ENDED, EPOCH_ENDING, LOGGED, PLATEAU, SCHEDULED, VALIDATED
 from fulmen.rank_state import standing
-from fulmen.readback import Readback
 from fulmen.reporting import announce, report_nothing_left, report_resume, report_unsent
-from fulmen.rng import isolated
 from fulmen.schedule import plan_validation, validation_is_due
-from fulmen.state import Phase, Run
-from fulmen.step import make_step, user_step
+from fulmen.state import Run
+from fulmen.step import make_step
+from fulmen.uneven import agree_on_length, while_all, while_any
 
 
 def fit(run: Run) -> None:
@@ -112,47 +107,6 @@ def training_batches(run: Run) -> Iterator[Any]:
     return batches if run.profiler is None else run.profiler.iterate(loaders.name, batches)
 
 
-def agree_on_length(run: Run) -> None:
-    """Let all ranks expect the same number of batches: windows, schedules and validations follow from it."""
-    loaders, strategy = run.loaders["train"], run.runtime.strategy
-    if run.runtime.world_size == 1:
-        return
-    total = float(loaders.total)
-    low, high = strategy.all_reduce(torch.tensor([-total, total], device=run.device), "max").tolist()  # synchronises
-    if -low != high:
-        agreed = high if strategy.uneven in ("pad", "join") or high == float("inf") else -low
-        loaders.num_batches = [agreed if agreed == float("inf") else int(agreed)]
-    loaders.is_sure = not strategy.agree(int(None in loaders.lengths))
-
-
-def while_all(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
-    """``batches`` until one rank has no more: a step with fewer ranks would wait for them for ever.
-
-    Where ranks do not know their number of batches, they agree before each, through the host.
-    """
-    if run.loaders["train"].is_sure:
-        yield from batches
-        return
-    ended = object()
-    while not run.runtime.strategy.agree(int((batch := next(batches, ended)) is ended)):
-        yield batch
-
-
-def while_any(run: Run, batches: Iterator[Any]) -> Iterator[Any]:
-    """``batches`` until no rank has more: where this rank has none, its last one comes again."""
-    loaders, strategy, done = run.loaders["train"], run.runtime.strategy, run.progress.batch
-    ended = last = object()
-    for index in count(done) if loaders.total == float("inf") else range(done, int(loaders.total)):
-        batch = next(batches, ended)
-        if not loaders.is_sure and not strategy.agree(int(batch is not ended)):
-            return
-        if batch is ended:
-            strategy.own_batches = min(strategy.own_batches, index)
-            batch = last_batch(run) if last is ended else last
-        last = batch
-        yield batch
-
-
 def begin_epoch(run: Run) -> None:
     """Start an epoch, or do the rest of what follows the batch at which a run was cut."""
     progress, metrics, every = run.progress, run.metrics, run.options.log_every_n_steps
@@ -212,32 +166,6 @@ def leave_epoch(run: Run) -> None:
     run.progress.settled = BATCH
 
 
-def skips_epoch(chain: HookChain, batch: Any, batch_idx: int) -> bool:
-    """Call the hooks before a batch; whether one of them asked to skip the rest of the epoch."""
-    answers = [hook(batch, batch_idx) for hook in chain]
-    return any(answer == -1 for answer in answers)
-
-
-def fire(first: HookChain, last: HookChain = ()) -> None:
-    """Call the hooks of a moment."""
-    for hook in (*first, *last):
-        hook()
-
-
-# ---- Evaluation
-
-
-def sanity_check(run: Run) -> None:
-    """Validate on a few batches before training, to find errors early. Leaves no trace: no metrics, no random numbers."""
-    steps = run.options.num_sanity_val_steps
-    if steps == 0 or run.options.fast_dev_run:
-        return
-    fire(run.hooks.on_sanity_check_start, run.late.on_sanity_check_start)
-    with isolated():
-        evaluate(run, "sanity_check", limit=None if steps == -1 else steps)
-    fire(run.hooks.on_sanity_check_end, run.late.on_sanity_check_end)
-
-
 def validate(run: Run) -> None:
     """Validate inside a training. One that is cut is repeated, but not what follows when its result is known."""
     run.validation_requested = False
@@ -252,147 +180,7 @@ def validate(run: Run) -> None:
     run.metrics.enter("train", batches=True)
 
 
-def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: bool = False) -> tuple[list[Any], list[Any]]:
-    """One pass over the loaders of a phase.
-
-    Args:
-        run: The run.
-        phase: ``"validate"``, ``"test"``, ``"predict"`` or ``"sanity_check"``.
-        limit: Batches of each loader; ``None``: as the options say.
-        keep_outputs: Whether to keep what the steps return.
-
-    Returns:
-        The metrics, one mapping per loader, and the outputs, one list per loader.
-    """
-    with evaluation_mode(run, phase):
-        results, outputs = evaluation_epoch(run, phase, limit, keep_outputs)
-        fire(evaluation_hooks(run.hooks, phase).end, evaluation_hooks(run.late, phase).end)
-    return results, outputs
-
-
-def evaluation_epoch(
-    run: Run, phase: Phase, limit: int | None = None, keep_outputs: bool = False
-) -> tuple[list[Any], list[Any]]:
-    """The same in evaluation mode, but for the last hooks: what they find is complete."""
-    first, last, metrics = evaluation_hooks(run.hooks, phase), evaluation_hooks(run.late, phase), run.metrics
-    if phase != "predict":
-        metrics.enter(phase, batches=False)
-    fire(first.start, last.start)
-    fire(first.epoch_start, last.epoch_start)
-    outputs = evaluate_batches(run, phase, limit, keep_outputs, (first, last))
-    if phase != "predict":
-        metrics.enter(phase, batches=False)
-    fire(first.epoch_end, last.epoch_end)
-    results = publish(run, phase)
-    metrics.leave()
-    return results, outputs
-
-
-def evaluate_batches(
-    run: Run, phase: Phase, limit: int | None, keep: bool, hooks: tuple[EvaluationHooks, ...]
-) -> list[list[Any]]:
-    """Run the step of a phase on every batch of every loader."""
-    metrics, clock, loaders = run.metrics, run.clock, loaders_of(run, phase)
-    several = len(loaders.num_batches) > 1
-    step, alone = evaluation_step(run, phase, several), run.runtime.world_size == 1  # ranks may have different counts
-    starts = hooks[0].batch_start + hooks[1].batch_start
-    ends = hooks[0].batch_end + hooks[1].batch_end
-    outputs: list[list[Any]] = []
-    for index, batches in loaders.each(run.progress.epoch, limit):
-        outputs.append([])
-        if phase != "predict":
-            metrics.enter(phase, batches=True, dataloader_idx=index if several else None)
-        moved = on_device(run, batches, loaders, index)
-        timed = moved if run.profiler is None else run.profiler.iterate(loaders.name, moved)
-        for batch_idx, batch in enumerate(timed):
-            metrics.batch = batch
-            for hook in starts:
-                hook(batch, batch_idx, index)
-            output = step(batch, batch_idx, index)
-            for hook in ends:
-                hook(output, batch, batch_idx, index)
-            if metrics.has_step_values and phase != "sanity_check":
-                metrics.flush_step(run.progress.evaluated)
-            run.progress.evaluated += phase != "sanity_check"
-            if keep:
-                outputs[-1].append(output)
-            if clock.next_due is not None and alone and monotonic() >= clock.next_due:
-                clock.ring(monotonic())
-    return outputs
-
-
-def evaluation_step(run: Run, phase: Phase, several: bool) -> Any:
-    """The user's step of a phase, taking ``(batch, batch_idx, dataloader_idx)``.
-
-    Raises:
-        ModuleError: There are several loaders, and it does not take ``dataloader_idx``.
-    """
-    return user_step(
-        run, {"sanity_check": "validation_step", "validate": "validation_step"}.get(phase, f"{phase}_step"), 3, several
-    )
-
-
-def publish(run: Run, phase: Phase) -> list[dict[str, float]]:
-    """Publish and log the metrics of an evaluation; one mapping per loader, with what was logged around them in each."""
-    metrics = run.metrics
-    if phase in ("predict", "sanity_check"):
-        metrics.discard(phase)
-        return []
-    metrics.position = run.progress.batches
-    per_loader = metrics.reduce(phase, batches=True) or [{}]
-    around = {key: value for found in metrics.reduce(phase, batches=False) for key, value in found.items()}
-    metrics.send(max(0, run.progress.updates - 1))
-    if run.stage == "fit":
-        return []
-    return [Readback({**found, **around}).result() for found in per_loader]  # waits for the device: the caller gets numbers
-
-
-@contextmanager
-def evaluation_mode(run: Run, phase: Phase) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule is in exactly the mode it was in."""
-    module, before = run.module, run.phase
-    modes = [(part, part.training) for part in module.modules()]
-    name = {"sanity_check": "validation", "validate": "validation"}.get(phase, phase)
-    inference = run.options.inference_mode and run.stage != "fit" and run.runtime.accelerator.supports_inference_mode
-    run.phase = phase
-    try:
-        with torch.inference_mode() if inference else torch.no_grad():
-            getattr(module, f"on_{name}_model_eval")()
-            yield
-    finally:
-        run.phase = before
-        restore = f"on_{name}_model_train"
-        if hasattr(ModuleHooks, restore) and overrides(module, restore, ModuleHooks):
-            getattr(module, restore)()
-        else:
-            for part, training in modes:
-                part.training = training
-
-
-class EvaluationHooks(NamedTuple):
-    """The hooks of one phase."""
-
-    start: HookChain
-    end: HookChain
-    epoch_start: HookChain
-    epoch_end: HookChain
-    batch_start: HookChain
-    batch_end: HookChain
-
-
-def evaluation_hooks(hooks: Hooks, phase: Phase) -> EvaluationHooks:
-    """The hooks of a phase by what they have in common."""
-    if phase == "test":
-        return EvaluationHooks(
-            hooks.on_test_start, hooks.on_test_end, hooks.on_test_epoch_start, hooks.on_test_epoch_end,
-            hooks.on_test_batch_start, hooks.on_test_batch_end,
-        )  # fmt: skip
-    if phase == "predict":
-        return EvaluationHooks(
-            hooks.on_predict_start, hooks.on_predict_end, hooks.on_predict_epoch_start, hooks.on_predict_epoch_end,
-            hooks.on_predict_batch_start, hooks.on_predict_batch_end,
-        )  # fmt: skip
-    return EvaluationHooks(
-        hooks.on_validation_start, hooks.on_validation_end, hooks.on_validation_epoch_start, hooks.on_validation_epoch_end,
-        hooks.on_validation_batch_start, hooks.on_validation_batch_end,
-    )  # fmt: skip
+def skips_epoch(chain: HookChain, batch: Any, batch_idx: int) -> bool:
+    """Call the hooks before a batch; whether one of them asked to skip the rest of the epoch."""
+    answers = [hook(batch, batch_idx) for hook in chain]
+    return any(answer == -1 for answer in answers)

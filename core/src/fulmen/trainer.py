@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from fulmen import loop
+from fulmen import evaluation, loop
 from fulmen.batches import move_to_device
 from fulmen.checkpoint import collect, save
 from fulmen.contracts.accelerator import Accelerator
@@ -223,7 +223,7 @@ class Trainer(TrainerView):
         keep = return_predictions is not False
         run = self._begin("predict", module, {"predict": dataloaders}, datamodule)
         with running(run, path):
-            outputs = loop.evaluate(run, "predict", keep_outputs=keep)[1]
+            outputs = evaluation.evaluate(run, "predict", keep_outputs=keep)[1]
             outputs = predictions_of_all(run, outputs) if keep else []
         if not keep:
             return None
@@ -239,7 +239,7 @@ class Trainer(TrainerView):
         results: list[dict[str, float]] = []
         with running(run, path):
             if loaders_of(run, stage).total:
-                results = loop.evaluate(run, stage)[0]
+                results = evaluation.evaluate(run, stage)[0]
         if verbose and any(results):
             self.print(table(results, stage))
         return results
