@@ -111,7 +111,7 @@ def coverage(session: nox.Session) -> None:
 def nightly(session: nox.Session) -> None:
     """The tests that take long: hundreds of killed runs, every cut of every job, the fuzzer."""
     install_fulmen(session, DISTRIBUTIONS, tested=DISTRIBUTIONS, groups=("pytest", "example", "neighbours"))
-    run_pytest(session, "-m", "nightly", *(session.posargs or ["tests"]))
+    run_pytest(session, "-m", "nightly", *(session.posargs or ["-n", "auto", "tests"]))
 
 
 @nox.session
