@@ -17,11 +17,11 @@ def test_a_position_comes_back():
     assert {type(value) for value in progress.state_dict().values()} == {int}
 
 
-def test_an_epoch_is_counted_before_its_last_hooks():
+def test_an_ended_epoch_is_the_start_of_the_next_before_the_last_hooks_of_the_one_before():
     progress, seen = Progress(epoch=2, batch=8, batches=24, settled=EPOCH_ENDING), []
-    hook = lambda: seen.append((progress.epoch, progress.current_epoch, progress.batch, progress.settled, progress.fired))  # noqa: E731
-    progress.once(EPOCH_ENDED, [progress.end_epoch, hook, hook])
-    assert seen == [(3, 2, 0, EPOCH_ENDED, 2), (3, 2, 0, EPOCH_ENDED, 3)]
+    progress.once(EPOCH_ENDED, [lambda: seen.append(progress.state_dict())])
+    assert (seen[0]["epoch"], seen[0]["batch"], seen[0]["settled"], seen[0]["fired"]) == (3, 0, EPOCH_ENDED, 1)
+    assert (progress.epoch, progress.batch) == (2, 8)
 
 
 @pytest.mark.parametrize("cut", range(1, 4))

@@ -78,7 +78,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "format": FORMAT,
         "fulmen_version": version(),
-        "epoch": progress.current_epoch,
+        "epoch": progress.epoch,
         "global_step": progress.step,
         "state_dict": run.runtime.strategy.module_state(module),
         **_hyperparameters(module, "hparams_name", "hyper_parameters"),

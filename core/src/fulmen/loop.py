@@ -34,7 +34,8 @@ def fit(run: Run) -> None:
     if trains:
         begin_training(run)
     finish_resuming(run)  # whatever the hooks so far drew was drawn before
-    if run.progress.settled == EPOCH_ENDED:
+    if run.progress.settled == EPOCH_ENDED:  # cut between the last hooks of an epoch, which counts already
+        run.progress.epoch -= 1
         leave_epoch(run)
     while trains and not run.must_stop():
         train_epoch(run)
@@ -161,9 +162,10 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
 
 
 def leave_epoch(run: Run) -> None:
-    """Count the epoch, call its last hooks, and stand before the next."""
-    run.progress.once(EPOCH_ENDED, [run.progress.end_epoch, *run.late.on_train_epoch_end])
-    run.progress.settled = BATCH
+    """Call the last hooks of an epoch, and count it."""
+    progress = run.progress
+    progress.once(EPOCH_ENDED, run.late.on_train_epoch_end)
+    progress.epoch, progress.batch, progress.settled = progress.epoch + 1, 0, BATCH
 
 
 def validate(run: Run) -> None:

@@ -16,9 +16,9 @@ class Progress:
     """Where a training is."""
 
     epoch: int = 0
-    """Completed epochs. An epoch is complete before the callbacks that run last, those that save, hear of its end."""
+    """Completed epochs, which is the index of the running one."""
     batch: int = 0
-    """Batches done in the epoch after these."""
+    """Batches done in this epoch."""
     batches: int = 0
     """Batches done in all epochs."""
     step: int = 0
@@ -31,11 +31,6 @@ class Progress:
     """What has been done after the latest batch: one of the constants above."""
     fired: int = 0
     """How much of it, where it consists of several calls and some are left; 0: all."""
-
-    @property
-    def current_epoch(self) -> int:
-        """The index of the epoch that runs, to its last hook."""
-        return self.epoch - (self.settled == EPOCH_ENDED)
 
     @property
     def epoch_is_complete(self) -> bool:
@@ -60,10 +55,6 @@ class Progress:
             call()
         self.fired = 0
 
-    def end_epoch(self) -> None:
-        """Count the epoch."""
-        self.epoch, self.batch = self.epoch + 1, 0
-
     def forget_calls(self) -> None:
         """Go on as if all calls of a moment had been made, or none where that is the beginning of an epoch."""
         if self.fired and self.settled == LOGGED:
@@ -71,8 +62,9 @@ class Progress:
         self.fired = 0
 
     def state_dict(self) -> dict[str, int]:
-        """These integers."""
-        return asdict(self)
+        """These integers; an ended epoch is written as the next one, before the last calls of the one before it."""
+        ended = {"epoch": self.epoch + 1, "batch": 0} if self.settled == EPOCH_ENDED else {}
+        return {**asdict(self), **ended}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from these integers."""

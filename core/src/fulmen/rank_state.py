@@ -31,7 +31,7 @@ def own_state(run: Run, inside: bool = False) -> dict[str, Any]:
 
 def _own_now(run: Run, inside: bool = False) -> dict[str, Any]:
     kept = {} if run.resumed is None else own_part(run, run.resumed, "data")  # of loaders that nobody has asked for yet
-    done = run.progress.batch
+    done = run.progress.state_dict()["batch"]
     return {
         "rng": {**random_state(), "device": run.runtime.accelerator.random_state()},
         "data": {**kept, **{phase: loaders.state_dict(done, inside) for phase, loaders in run.loaders.items()}},

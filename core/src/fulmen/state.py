@@ -22,7 +22,7 @@ from fulmen.contracts.module import Module
 from fulmen.errors import ModuleError, listing
 from fulmen.hooks import Hooks
 from fulmen.metrics import Metrics
-from fulmen.progress import Progress
+from fulmen.progress import EPOCH_ENDED, Progress
 from fulmen.schedule import ValidationSchedule
 
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ class Run:
         if not self.stop_requested:
             return False
         minimum_epochs, minimum_steps = self.options.min_epochs or 0, self.options.min_steps or 0
-        return self.stop_now or (self.progress.epoch >= minimum_epochs and self.progress.step >= minimum_steps)
+        epochs_done = self.progress.epoch + (self.progress.settled == EPOCH_ENDED)
+        return self.stop_now or (epochs_done >= minimum_epochs and self.progress.step >= minimum_steps)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass with its hooks, in the run's precision and strategy."""

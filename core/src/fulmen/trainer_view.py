@@ -117,7 +117,7 @@ class TrainerView:
     @property
     def current_epoch(self) -> int:
         """Completed epochs, which is the index of the running one."""
-        return self.progress.current_epoch
+        return self.progress.epoch
 
     @property
     def global_step(self) -> int:

@@ -1,4 +1,4 @@
-"""Trainings that end badly: ``python child.py KIND FOLDER``. Prints what its callback knows afterwards."""
+"""Trainings that end badly: ``python child.py KIND FOLDER``, or a URL. Prints what its callback knows afterwards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 import os
 import resource
 import sys
-from pathlib import Path
 
 import torch
-from fulmen_checkpoint import ModelCheckpoint
+from fulmen_checkpoint import ModelCheckpoint, complete_checkpoints
 from torch import nn
 
 from fulmen import Callback, CheckpointError
@@ -62,7 +61,7 @@ def main(kind: str, folder: str) -> None:
     action = {"full": fill_the_disk, "denied": lambda: lose_permission(folder), "killed": lambda: None}[kind]
     trainer = quiet(max_epochs=500 if kind == "killed" else 4, callbacks=[callback, After(action)], enable_checkpointing=True)
     trainer._given_callbacks = [each for each in trainer._given_callbacks if type(each).__name__ != "RecoveryCheckpoint"]
-    path = "last" if list(Path(folder).glob("*.ckpt")) else None
+    path = "last" if complete_checkpoints(folder) else None
     error = ""
     try:
         trainer.fit(Heavy(32 if kind == "killed" else 4), batches(2), batches(1), ckpt_path=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from fulmen_checkpoint.places import RemotePlace
 from fulmen import Callback, CheckpointError, FulmenWarning, read_checkpoint
 from fulmen.callbacks import RecoveryCheckpoint
 
+CHILD = [sys.executable, "-W", "error", os.path.join(os.path.dirname(__file__), "child.py")]
 VALUES = [5.0, 3.0, 4.0, 3.5, 2.0, 6.0]
 
 
@@ -115,6 +117,32 @@ def test_half_an_upload_is_neither_listed_nor_taken(url, fit):
     callback = ModelCheckpoint(url, "{epoch}", "score", save_top_k=-1)
     trainer = fit(callback, VALUES[:3], "last")
     assert trainer.global_step == 6 and callback.best_model_path == f"{url}/epoch=1.ckpt"
+
+
+def test_kill_9_in_the_middle_of_an_upload(s3):
+    """Of 32 MB. Whatever the server keeps of it: what counts as complete can be read, and the next process goes on there."""
+    steps = [0]
+    for number in range(4):
+        process = subprocess.Popen([*CHILD, "killed", s3], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            until = time.monotonic() + 120
+            while not newer_than(steps[-1], s3) and time.monotonic() < until and process.poll() is None:
+                time.sleep(0.05)
+            time.sleep(0.1 * number)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, process.stderr.read()
+        finally:
+            process.kill()
+            process.stderr.close()
+        saved = {path: read_checkpoint(path)["global_step"] for path in complete_checkpoints(s3)}
+        assert max(saved.values()) > steps[-1], (saved, steps)
+        steps.append(max(saved.values()))
+
+
+def newer_than(step, url):
+    """Whether an upload is complete that holds more steps: of two batches in each epoch."""
+    epochs = [name.removeprefix("epoch=").partition(".")[0] for name in objects(url) if name.endswith(".ckpt.complete")]
+    return any(2 * (int(epoch) + 1) > step for epoch in epochs if epoch.isdigit())
 
 
 def test_a_damaged_one_is_passed_over(url, fit):

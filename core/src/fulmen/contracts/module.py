@@ -248,7 +248,7 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
     @property
     def current_epoch(self) -> int:
         """The index of the running epoch; 0 without a trainer."""
-        return self._run.progress.current_epoch if self._run else 0
+        return self._run.progress.epoch if self._run else 0
 
     @property
     def global_step(self) -> int:
