@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -31,6 +32,8 @@ def moto():
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         address = next(line.split()[-1] for line in process.stdout if "Running on http" in line)
+        listener = threading.Thread(target=process.stdout.read, daemon=True)  # it stops when nobody takes what it logs
+        listener.start()
         for _ in range(100):
             try:
                 urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
@@ -41,6 +44,7 @@ def moto():
     finally:
         process.kill()
         process.wait()
+        listener.join()
         process.stdout.close()
 
 
@@ -141,7 +145,7 @@ def test_kill_9_in_the_middle_of_an_upload(s3):
 
 def newer_than(step, url):
     """Whether an upload is complete that holds more steps: of two batches in each epoch."""
-    epochs = [name.removeprefix("epoch=").partition(".")[0] for name in objects(url) if name.endswith(".ckpt.complete")]
+    epochs = [path.rpartition("epoch=")[2].partition(".")[0] for path in complete_checkpoints(url)]
     return any(2 * (int(epoch) + 1) > step for epoch in epochs if epoch.isdigit())
 
 
