@@ -236,3 +236,24 @@ def test_a_part_of_a_wrong_kind_is_named_or_does_no_harm(tmp_path, key, kinds):
             assert key.startswith("data/train") and str(error).startswith("train_dataloader g"), str(error)
     assert refused or key in UNUSED or len(kinds) < len(WRONG), "nothing of all this was refused"
     assert good["epoch"] == 1 and len(batches()) == 3
+
+
+@pytest.mark.parametrize("key", ["", "progress", "progress/batch", "metrics", "metrics/epoch", "window", "gradients"])
+def test_what_a_rank_had_of_its_own_is_looked_at_too(tmp_path, key):
+    path, _ = changed(tmp_path, "epoch", lambda value: value, logger=CSVLogger(tmp_path))
+    checkpoint, wrong = read_checkpoint(path), tmp_path / "wrong.ckpt"
+    position = checkpoint["loops"]["fit_loop"]
+    own = {"unfinished": {name: position[name] for name in ("progress", "metrics", "window", "gradients")}}
+    checkpoint["ranks"] = [{"rng": checkpoint["rng"], "data": checkpoint["data"], **own}]
+    write_checkpoint(checkpoint, wrong)
+    assert failure_of(wrong, tmp_path) is None
+    part: Any = own
+    *way, last = [*filter(None, ["unfinished", *key.split("/")])]
+    for step in way:
+        part = part[step]
+    for value in ([1], "a", torch.zeros(2)):
+        part[last] = value
+        write_checkpoint({**checkpoint, "ranks": [{**checkpoint["ranks"][0], **own}]}, wrong)
+        error = failure_of(wrong, tmp_path)
+        if last != "epoch" or not isinstance(value, list):
+            assert isinstance(error, CheckpointError) and str(wrong) in str(error), (value, error)

@@ -81,7 +81,8 @@ def own_unfinished(run: Run) -> dict[str, Any]:
     if run.runtime.world_size == 1:
         return {}
     found, gradients = {"window": _window(run), **_counts(run, shared=False)}, _gradients(run)
-    if sum(gradient.nbytes for gradient in gradients.values()) * run.runtime.world_size <= OWN_GRADIENTS_BYTES:
+    size = sum(gradient.numel() * gradient.element_size() for gradient in gradients.values())
+    if size * run.runtime.world_size <= OWN_GRADIENTS_BYTES:
         found["gradients"] = {name: gradient.cpu() for name, gradient in gradients.items()}
     return {"unfinished": found}
 
