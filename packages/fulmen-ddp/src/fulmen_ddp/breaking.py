@@ -49,7 +49,8 @@ def break_off(over: threading.Event, caller: int, reason: Callable[[], BaseExcep
     with contextlib.suppress(Exception):  # of torch, private: whatever it does, the thread must be reached
         if abort is not None:
             abort()
-    sys.settrace(None), sys.setprofile(None)  # traced, CPython 3.11 spins here until the other wakes
+    sys.settrace(None)  # traced or profiled, CPython 3.11 spins here until the other thread wakes
+    sys.setprofile(None)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(RankError))
     if not over.wait(GRACE_SECONDS):
         error = reason()
