@@ -70,9 +70,8 @@ def of_all_ranks(run: Run, own: dict[str, Any]) -> dict[str, Any]:
 
 def unfinished(run: Run) -> dict[str, Any]:
     """The open accumulation window, its gradients and the sums of an unfinished epoch, for any number of ranks."""
-    gradients, averaged = _gradients(run), run.runtime.world_size > 1
-    if averaged:  # with the mean on every rank, the window ends with the same sum
-        gradients = {name: run.runtime.strategy.all_reduce(gradient, "mean") for name, gradient in gradients.items()}
+    averaged = run.runtime.world_size > 1
+    gradients = _mean_gradients(run) if averaged else _gradients(run)
     return {"window": _window(run, averaged), "gradients": gradients, **_counts(run)}
 
 
@@ -98,6 +97,20 @@ def _gradients(run: Run) -> dict[str, torch.Tensor]:
     if run.step is None or not run.step.position:
         return {}
     return {name: p.grad for name, p in run.module.named_parameters() if p.grad is not None}
+
+
+def _mean_gradients(run: Run) -> dict[str, torch.Tensor]:
+    """The mean over all ranks: with it on every rank, the window ends with the same sum. Some may have none for a parameter."""
+    if run.step is None or not run.step.position:
+        return {}
+    named, found = list(run.module.named_parameters()), {}
+    has = torch.tensor([float(parameter.grad is not None) for _, parameter in named], device=run.device)
+    for (name, parameter), exists in zip(named, run.runtime.strategy.all_reduce(has, "max").tolist(), strict=True):
+        if exists:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            mean = run.runtime.strategy.all_reduce(own.to_dense() if own.is_sparse else own, "mean")
+            found[name] = mean.to_sparse(own.sparse_dim()) if own.is_sparse else mean
+    return found
 
 
 def _window(run: Run, averaged: bool = False) -> dict[str, Any]:

@@ -41,10 +41,10 @@ class Seeded(Callback):
         torch.save(torch.rand(3), self.folder / f"drawn.{trainer.global_rank}")
 
 
-def fit(folder, module, *, at=None, path=None, **options):
+def fit(folder, module, *, at=None, path=None, strategy="ddp_fork", **options):
     """Two forked ranks; the weights of rank 0 and what each rank draws at random at the end."""
     trainer = quiet(
-        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_fork", limit_val_batches=0,
+        max_epochs=2, accelerator="cpu", devices=2, strategy=strategy, limit_val_batches=0,
         callbacks=[Report(str(folder), "end"), Seeded(folder, at)], **options,
     )  # fmt: skip
     trainer.fit(module, samples(96, 4), ckpt_path=path)
@@ -78,6 +78,33 @@ def test_a_window_that_was_cut_goes_on_with_the_gradients_of_each_rank(tmp_path,
     whole, _ = fit(tmp_path, fresh(Job), at=at, **options)
     resumed, _ = fit(tmp_path, fresh(Job), path=tmp_path / "cut.ckpt", **options)
     assert far(whole, resumed) == 0
+
+
+class Unequal(Job):
+    """Sparse gradients, and a layer that one of the ranks alone uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.own = nn.Embedding(4, 3, sparse=True), nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        found = self.net(x + self.table((x[:, 0] > 0).long() + batch_idx % 3))
+        return nn.functional.mse_loss(found + self.own(x) if self.trainer.global_rank else found, y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+@pytest.mark.parametrize("kept", [2**30, 0], ids=["own", "mean"])
+def test_gradients_that_are_sparse_or_that_one_rank_has(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(rank_state, "OWN_GRADIENTS_BYTES", kept)
+    options = {"accumulate_grad_batches": 4, "strategy": "ddp_fork?find_unused_parameters=true"}
+    whole, _ = fit(tmp_path, fresh(Unequal), at=6, **options)
+    saved = torch.load(tmp_path / "cut.ckpt", weights_only=True)["loops"]["fit_loop"]["gradients"]
+    assert saved["table.weight"].is_sparse and saved["own.weight"].abs().sum() > 0
+    resumed, _ = fit(tmp_path, fresh(Unequal), path=tmp_path / "cut.ckpt", **options)
+    assert far(whole, resumed) == 0 if kept else far(whole, resumed) < 1e-6
 
 
 def test_large_gradients_are_kept_as_their_mean_and_the_resume_says_so(tmp_path, monkeypatch, capfd):
