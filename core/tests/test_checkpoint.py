@@ -117,6 +117,16 @@ def test_an_open_accumulation_window_is_continued(tmp_path, save_at):
     assert trainer.global_step == again.global_step == 6
 
 
+def test_an_open_window_survives_a_fit_that_had_nothing_to_do(tmp_path):
+    options = {"accumulate_grad_batches": 3}
+    run(tmp_path, batches(8), save_at=5, **options)
+    _, trainer, _ = run(tmp_path, batches(8), tmp_path / "middle.ckpt", save_at=-1, max_steps=1, **options)
+    trainer.save_checkpoint(tmp_path / "again.ckpt")
+    before, after = (fulmen.read_checkpoint(tmp_path / name)["loops"]["fit_loop"] for name in ("middle.ckpt", "again.ckpt"))
+    assert before["window"] == after["window"] and before["gradients"]
+    assert all(torch.equal(value, after["gradients"][name]) for name, value in before["gradients"].items())
+
+
 def test_the_record_of_metrics_is_that_of_one_run(tmp_path):
     run(tmp_path / "whole", batches(8))
     (tmp_path / "cut").mkdir()

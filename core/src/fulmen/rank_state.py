@@ -94,14 +94,14 @@ def _counts(run: Run, shared: bool = True) -> dict[str, Any]:
 
 def _gradients(run: Run) -> dict[str, torch.Tensor]:
     """Those that wait for the rest of their accumulation window; nothing between steps."""
-    if run.step is None or not run.step.position:
+    if not _window(run).get("position"):
         return {}
     return {name: p.grad for name, p in run.module.named_parameters() if p.grad is not None}
 
 
 def _mean_gradients(run: Run) -> dict[str, torch.Tensor]:
     """The mean over all ranks: with it on every rank, the window ends with the same sum. Some may have none for a parameter."""
-    if run.step is None or not run.step.position:
+    if not _window(run).get("position"):
         return {}
     named, found = list(run.module.named_parameters()), {}
     has = torch.tensor([float(parameter.grad is not None) for _, parameter in named], device=run.device)
