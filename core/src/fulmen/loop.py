@@ -140,15 +140,18 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
         )
     else:
         run.step.finish_window()
-        progress.once(SCHEDULED, [lambda: advance_schedulers(run, "epoch", plateau=False)])
+        if not progress.is_done(SCHEDULED):  # set when it is done: what fails in it is not saved as done
+            advance_schedulers(run, "epoch", plateau=False)
+            progress.settled = SCHEDULED
     if not skipped and validation_is_due(run, at_end=True, stopping=stopping):
         validate(run)
     if stopping:
         run.began = run.began or standing(run, is_due=False)
     metrics.position = progress.batches
     metrics.reduce("train", batches=True, keep=stopping)
-    if not stopping:
-        progress.once(PLATEAU, [lambda: advance_schedulers(run, "epoch", plateau=True)])
+    if not stopping and not progress.is_done(PLATEAU):
+        advance_schedulers(run, "epoch", plateau=True)
+        progress.settled = PLATEAU
     metrics.enter("train", batches=False)
     (fire if stopping else partial(progress.once, EPOCH_ENDING))(run.hooks.on_train_epoch_end)
     metrics.reduce("train", batches=False, keep=stopping)

@@ -80,7 +80,7 @@ def own_unfinished(run: Run) -> dict[str, Any]:
     if run.runtime.world_size == 1:
         return {}
     found, gradients = {"window": _window(run), **_counts(run, shared=False)}, _gradients(run)
-    size = sum(gradient.numel() * gradient.element_size() for gradient in gradients.values())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in run.module.parameters())  # alike on all ranks
     if size * run.runtime.world_size <= OWN_GRADIENTS_BYTES:
         found["gradients"] = {name: gradient.cpu() for name, gradient in gradients.items()}
     return {"unfinished": found}
