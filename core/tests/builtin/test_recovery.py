@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 
@@ -425,6 +426,15 @@ class Saver(Checkpoint):
 
     def folders(self, trainer):
         return [self.folder]
+
+
+def test_the_name_is_the_same_wherever_the_end_is_saved(tmp_path, monkeypatch):
+    """At the end of an epoch, or when the training ends, because saving was too expensive before."""
+    fitted(Watching(tmp_path / "soon"))
+    monkeypatch.setattr(recovery, "FREE", -math.inf)
+    late = Watching(tmp_path / "late")
+    fitted(late)
+    assert late.seen == [["epoch=1-step=8.ckpt"]] == [[path.name for path in (tmp_path / "soon").iterdir()]]
 
 
 @pytest.mark.parametrize(("epochs", "files"), [((0, 1), ["own.ckpt"]), ((0,), ["epoch=1-step=8-recovery.ckpt", "own.ckpt"])])

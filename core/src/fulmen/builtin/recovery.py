@@ -140,7 +140,8 @@ class RecoveryCheckpoint(Checkpoint):
         others = [each for each in trainer.checkpoint_callbacks if each is not self]
         if position == self._saved or any(each.saved_batches == position[0] for each in others):
             return
-        name = f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        epoch = trainer.current_epoch - (not trainer.progress.batch and position[0] > 0)  # that of the newest batch
+        name = f"epoch={epoch}-step={trainer.global_step}.ckpt"
         path = f"{self._folder(trainer)}/{name}"
         if others:  # a name that none of them could want: what their files are called does not depend on when this one saves
             path = path.replace(".ckpt", "-recovery.ckpt")
