@@ -73,7 +73,7 @@ def test_a_save_waits_for_the_one_before(writer):
     first, second = Gate(), Gate()
     second.go.set()
     start(writer, {"a": torch.zeros(1)}, first.write, first.endings)
-    threading.Timer(0.2, first.go.set).start()
+    threading.Timer(1.0, first.go.set).start()
     start(writer, {"a": torch.ones(1)}, second.write, second.endings)
     assert first.endings == [None] and first.written[0][0] == 0  # the copy was not overwritten before it was written
     writer.finish()

@@ -77,7 +77,7 @@ def test_back_pressure_and_the_newest_state_before_the_end(tmp_path, fit, monkey
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             order.append((trainer.global_step, len(slow.threads)))
             if trainer.global_step == 2:
-                threading.Timer(0.2, slow.go.set).start()  # the second save waits for it
+                threading.Timer(1.0, slow.go.set).start()  # the second save waits for it
 
     callback = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, save_last=True, asynchronous=True)
     trainer = fit([callback, Tell()], data=4, max_epochs=1)
@@ -100,7 +100,9 @@ def test_a_failure_is_raised(tmp_path, fit, monkeypatch, at, names):
     class Wait(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             steps.append(trainer.global_step)
-            time.sleep(0.1)  # for the thread to fail meanwhile
+            until = time.monotonic() + 60
+            while trainer.writer.busy and time.monotonic() < until:  # for the thread to fail meanwhile
+                time.sleep(0.01)
 
     monkeypatch.setattr(LocalPlace, "write", fail)
     callback = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, asynchronous=True)

@@ -215,7 +215,7 @@ def main(strategy: Any, folder: str, what: str, devices: int = 2) -> None:
         found = trainer.predict(Echo(), DataLoader(numbers, 2))
         torch.save(torch.cat(found), Path(folder, f"predicted.{trainer.global_rank}"))
     elif what == "stuck":
-        chosen = {"name": strategy, "stop_timeout_s": 1}
+        chosen = {"name": strategy, "stop_timeout_s": 4}
         trainer = quiet(max_epochs=2, accelerator="cpu", strategy=chosen, devices=devices, callbacks=[Slow(folder, 1000)])
         trainer.fit(Job(), samples(96, 4))
     elif what == "signal":

@@ -149,7 +149,7 @@ def test_a_signal_to_the_first_process_leaves_no_orphans(script, tmp_path, strat
 
 
 def test_ranks_that_do_not_stop_after_sigterm_are_killed(script, tmp_path):
-    """They are given a moment, of 1 s in this job."""
+    """They are given a moment, of 4 s in this job."""
     process, pids = script(JOB, "ddp_fork", tmp_path, "stuck"), [tmp_path / "pid.0", tmp_path / "pid.1"]
     wait_for(pids)
     process.send_signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ from fulmen_mlflow import send_unsent
 from mlflow import MlflowClient
 
 from fulmen import Callback, ConfigurationError, FulmenError, FulmenWarning, Trainer
+from fulmen.callbacks import RecoveryCheckpoint
 from fulmen.loggers import MLFlowLogger
 from fulmen.testing import FailingModule, Failure, Validated, batches, quiet
 
@@ -342,7 +343,7 @@ def test_run_id_continues_that_run():
 @pytest.mark.parametrize(("log_model", "expected"), [(False, 0), (True, 1), ("all", 2)])
 def test_log_model_uploads_checkpoints(log_model, expected, tmp_path):
     logger = MLFlowLogger(log_model=log_model)
-    trainer = fit(logger, enable_checkpointing=True)
+    trainer = fit(logger, enable_checkpointing=True, callbacks=[RecoveryCheckpoint(max_cost=None)])
     found = artifacts(logger, "checkpoints")
     names = ["checkpoints/epoch=0-step=8.ckpt", "checkpoints/epoch=1-step=16.ckpt"]
     assert found == names[len(names) - expected :]
