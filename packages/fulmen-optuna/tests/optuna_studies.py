@@ -32,6 +32,21 @@ class Interrupted(Scored):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+class WithData(Scored):
+    """It has its own data, so that nothing but the objective says that modules are trained."""
+
+    def train_dataloader(self):
+        return DATA
+
+
+def with_data(trial):
+    return WithData(0.0)
+
+
+def diverges_at_1(trial):
+    return Scored(float("nan") if trial.number == 1 else trial.suggest_float("goal", 0.0, 1.0))
+
+
 def interrupted(trial):
     return Interrupted(0.0)
 

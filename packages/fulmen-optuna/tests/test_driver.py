@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 
 import optuna
@@ -11,7 +13,7 @@ import torch
 from fulmen_optuna import optimize
 from optuna.trial import TrialState
 
-from fulmen import ConfigurationError, FulmenWarning, ModuleError
+from fulmen import ConfigurationError, FulmenError, FulmenWarning, ModuleError
 from fulmen.testing import QUIET, batches
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -80,6 +82,50 @@ def test_or_the_study_stops(storage):
         optimize(studies.fails_at_1, n_trials=3, storage=storage, on_error="stop")
     study = optimize(studies.square, n_trials=3, storage=storage)
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "much", [1.0, 2.0], torch.ones(2)])
+def test_a_value_that_is_no_number_is_a_failed_trial_and_the_study_goes_on(storage, value):
+    def objective(trial):
+        x = trial.suggest_float("x", -1.0, 1.0)
+        return value if trial.number % 2 else x
+
+    with pytest.warns(FulmenWarning) as caught:
+        optimize(objective, n_trials=2, storage=storage)
+    with pytest.warns(FulmenWarning, match="trial 3 failed"):
+        study = optimize(objective, n_trials=4, storage=storage)  # goes on with other parameters
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL"]
+    assert str(caught[0].message) == (
+        f"[trial-failed] trial 1 failed: ModuleError: the objective returned {value!r}, which is no value of a trial: a study "
+        "compares numbers, and NaN is none. Its traceback is in study.trials[1].user_attrs['error']; the study goes on"
+    )
+    assert "ModuleError" in study.trials[3].user_attrs["error"] and len({trial.params["x"] for trial in study.trials}) == 4
+
+
+def test_or_the_study_stops_at_it(storage):
+    with pytest.raises(ModuleError, match=r"^the objective returned nan, which is no value"):
+        optimize(lambda trial: math.nan, n_trials=2, storage=storage, on_error="stop")
+    assert states(optimize(studies.square, n_trials=2, storage=storage)) == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [([2.0], 2.0), (math.inf, math.inf), (torch.tensor(3.0), 3.0), (True, 1.0)])
+def test_values_that_optuna_takes(value, expected):
+    assert optimize(lambda trial: value, n_trials=1).best_value == expected
+
+
+def test_a_metric_that_is_nan_is_a_failed_trial_and_its_weights_go(tmp_path):
+    options = {"n_trials": 2, "monitor": "score", "trainer": TRAINER, "folder": tmp_path, "storage": tmp_path / "s.journal"}
+    with pytest.warns(FulmenWarning, match="trial 1 failed: ModuleError: the metric 'score' is nan"):
+        study = optimize(studies.diverges_at_1, studies.DATA, batches(1), **options)
+    assert states(study) == ["COMPLETE", "FAIL"] and study.best_trial.number == 0
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["trial-0000.ckpt"]
+
+
+def test_a_warning_that_is_an_error_leaves_no_running_trial(storage):
+    with warnings.catch_warnings(), pytest.raises(FulmenWarning, match="trial-failed"):
+        warnings.simplefilter("error")
+        optimize(lambda trial: None, n_trials=2, storage=storage)
+    assert states(optimize(studies.square, n_trials=2, storage=storage)) == ["FAIL", "COMPLETE"]
 
 
 def test_ctrl_c_ends_the_trial_and_the_study(storage):
@@ -171,7 +217,11 @@ def test_wrong_options(options, text):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({}, "optimize needs monitor= where the objective returns a module: which metric is the value?"),
+        (
+            {},
+            "optimize needs monitor= with train_dataloaders, val_dataloaders, trainer: they are for an objective that returns "
+            "a module, and which metric is its value?",
+        ),
         ({"monitor": "loss"}, "OptunaPruning monitors 'loss', which was never logged; logged are: score"),
     ],
 )
@@ -179,6 +229,15 @@ def test_wrong_options_for_modules(options, text):
     with pytest.raises(Exception) as caught:  # noqa: PT011
         optimize(studies.scored, studies.DATA, batches(1), n_trials=1, trainer=TRAINER, on_error="stop", **options)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_module_without_monitor_ends_the_study_at_once(tmp_path, workers):
+    storage = str(tmp_path / "study.journal")
+    with pytest.raises(FulmenError, match="optimize needs monitor= where the objective returns a module"):
+        optimize(studies.with_data, n_trials=30, storage=storage, workers=workers)
+    found = states(optimize(studies.square, n_trials=3, storage=storage))
+    assert found.count("FAIL") <= workers and set(found) == {"FAIL", "COMPLETE"}
 
 
 def test_the_direction_of_a_study_stays(storage):

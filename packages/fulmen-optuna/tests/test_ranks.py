@@ -21,6 +21,6 @@ def test_two_ranks_share_each_trial(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], outputs
     (seen, states), (other, none) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert seen == other and none is None and len(seen) == 6
-    assert {"COMPLETE", "PRUNED"} == set(states)
-    assert [epochs for _, epochs in seen] == [3 if state == "COMPLETE" else 1 for state in states]
+    assert {"COMPLETE", "PRUNED", "FAIL"} == set(states) and [i for i, state in enumerate(states) if state == "FAIL"] == [1]
+    assert [epochs for _, epochs in seen] == [1 if state == "PRUNED" else 3 for state in states]
     assert len(list((tmp_path / "runs").glob("*.ckpt"))) == 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from fulmen import Callback, ConfigurationError, Module, Runtime, Trainer
+from fulmen import Callback, ConfigurationError, Module, ModuleError, Runtime, Trainer
 from fulmen.errors import listing, warn
 from fulmen_optuna.pruning import PRUNED, OptunaPruning
 from fulmen_optuna.storages import ERROR, PROCESS, this_process
@@ -94,8 +95,12 @@ def run_trials(
         error = run_trial(job, study, trial, runtime)
         if error is _NO_MORE:
             return study
-        if error is not None and (job.on_error == "stop" or not isinstance(error, Exception)):
+        if error is not None and (job.on_error == "stop" or isinstance(error, CallError) or not isinstance(error, Exception)):
             raise error
+
+
+class CallError(ConfigurationError):
+    """What no other trial would make right: it ends the study whatever ``on_error`` says."""
 
 
 _NO_MORE = KeyboardInterrupt("no more trials")
@@ -110,10 +115,9 @@ def run_trial(job: Job, study: optuna.Study | None, trial: Any, runtime: Runtime
             trial, result = _from_rank_0(job, runtime, trial, result)
             if trial is None:
                 return _NO_MORE
-        if isinstance(result, Module):
-            value = _train(job, trial, result)
-        else:
-            value = float(result)  # type: ignore[arg-type]  # anything else is the error that it raises
+        value = _train(job, trial, result) if isinstance(result, Module) else result
+        if study is not None:  # rank 0 alone judges: on other ranks a metric may have another value
+            value = check_value(value, job.monitor if isinstance(result, Module) else None)
     except optuna.TrialPruned:
         state = TrialState.PRUNED
     except BaseException as failure:  # noqa: BLE001  it goes into the study, and up where asked
@@ -124,6 +128,27 @@ def run_trial(job: Job, study: optuna.Study | None, trial: Any, runtime: Runtime
         error, state = None, TrialState.PRUNED  # another process raised it, and what arrived here may be of another type
     _tell(job, study, trial, state, value, error)
     return error
+
+
+def check_value(value: Any, monitor: str | None = None) -> float:
+    """``value`` as the study takes it: a number, which may be infinite, or a sequence of one.
+
+    Args:
+        value: What the objective returned, or the metric.
+        monitor: The name of the metric.
+
+    Raises:
+        ModuleError: It is none.
+    """
+    single = value[0] if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 1 else value
+    try:
+        found = float(single)
+    except Exception:  # noqa: BLE001  whatever it says, it is no number
+        found = math.nan
+    if math.isnan(found):
+        what = "the objective returned" if monitor is None else f"the metric {monitor!r} is"
+        raise ModuleError(f"{what} {value!r}, which is no value of a trial: a study compares numbers, and NaN is none")
+    return found
 
 
 def _from_rank_0(job: Job, runtime: Runtime, trial: Any, result: Any) -> tuple[Any, Any]:
@@ -147,7 +172,7 @@ def _from_rank_0(job: Job, runtime: Runtime, trial: Any, result: Any) -> tuple[A
 
 def _train(job: Job, trial: Any, module: Module) -> float:
     if job.monitor is None:
-        raise ConfigurationError("optimize needs monitor= where the objective returns a module: which metric is the value?")
+        raise CallError("optimize needs monitor= where the objective returns a module: which metric is the value?")
     trainer = job.make_trainer(trial)
     data = copy.deepcopy(job.datamodule) if job.datamodule is not None else None
     trainer.fit(module, job.train_dataloaders, job.val_dataloaders, datamodule=data)
@@ -165,17 +190,17 @@ def _tell(job: Job, study: optuna.Study, trial: Any, state: TrialState, value: A
     if error is not None:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         trial.set_user_attr(ERROR, text)
-        if job.on_error == "continue" and isinstance(error, Exception):
-            warn(
-                "trial-failed",
-                f"trial {trial.number} failed: {type(error).__name__}: {error}. Its traceback is in "
-                f"study.trials[{trial.number}].user_attrs[{ERROR!r}]; the study goes on",
-            )
     if job.folder is not None and state is TrialState.COMPLETE and _checkpoint(job.folder, trial.number).exists():
         trial.set_user_attr(CHECKPOINT, str(_checkpoint(job.folder, trial.number)))
     study.tell(trial, value if state is TrialState.COMPLETE else None, state)
     if job.folder is not None:
         _keep_best(study, job.folder)
+    if job.on_error == "continue" and isinstance(error, Exception) and not isinstance(error, CallError):
+        warn(
+            "trial-failed",
+            f"trial {trial.number} failed: {type(error).__name__}: {error}. Its traceback is in "
+            f"study.trials[{trial.number}].user_attrs[{ERROR!r}]; the study goes on",
+        )
 
 
 def _keep_best(study: optuna.Study, folder: str) -> None:

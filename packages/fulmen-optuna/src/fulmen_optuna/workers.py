@@ -20,7 +20,7 @@ def run_in_processes(job: Job, study: optuna.Study, n_trials: int, workers: int)
     """Run trials in new processes until ``n_trials`` are finished. A process that dies is replaced, and its trial queued again.
 
     Raises:
-        ModuleError: A trial failed, and ``on_error`` is ``"stop"``.
+        ModuleError: A trial failed, and ``on_error`` is ``"stop"``, or no other trial would do better.
     """
     context = multiprocessing.get_context("spawn")
     left, stop = context.Value("i", n_trials - count_finished(study)), context.Event()
@@ -48,11 +48,12 @@ def run_in_processes(job: Job, study: optuna.Study, n_trials: int, workers: int)
                     with left.get_lock():
                         left.value += len(again)
             time.sleep(0.05)
+        failed = stop.is_set()
     finally:
         stop.set()
         for process in running:
             process.join()
-    if job.on_error == "stop":
+    if failed:
         _raise_failure(study)
     return study
 
