@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from fulmen_pruning import ModelPruning
@@ -56,6 +58,7 @@ def by_hand(pruner, epochs=3, lottery=None):
             optimizer.zero_grad()
             mse(net, batch).backward()
             optimizer.step()
+        refresh(net)
         pruner(net)
         if lottery:
             for name, parameter in net.named_parameters():
@@ -66,6 +69,14 @@ def by_hand(pruner, epochs=3, lottery=None):
             if hasattr(layer, f"{name}_mask"):
                 prune.remove(layer, name)
     return net
+
+
+def refresh(net):
+    """What ``prune`` looks at is ``weight``, which is otherwise as of before the last step."""
+    for layer in net:
+        for name in ("weight", "bias"):
+            if hasattr(layer, f"{name}_mask"):
+                setattr(layer, name, getattr(layer, f"{name}_orig") * getattr(layer, f"{name}_mask"))
 
 
 def pairs(net, names=("weight", "bias")):
@@ -245,6 +256,112 @@ def test_an_epoch_that_is_cut_short_does_not_prune():
     assert callback.sparsity() == 0.5
 
 
+# ---- What layers show
+
+
+class Attentive(Validated):
+    """``nn.MultiheadAttention`` uses the weights of its ``out_proj`` without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention, self.net = nn.MultiheadAttention(3, 1, bias=False, batch_first=True), nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        found = self.attention(x[:, None], x[:, None], x[:, None])[0][:, 0]
+        return nn.functional.mse_loss(self.net(found), y)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
+OUT = "attention.out_proj.weight"
+
+
+def test_layers_that_are_not_called_are_trained():
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            found.append(module.attention.out_proj.weight_orig.detach().clone() if trainer.current_epoch else None)
+
+    found = []
+    callback = ModelPruning("l1_unstructured", [OUT], amount=0.3, use_lottery_ticket_hypothesis=False)
+    module, _ = fitted(callback, Attentive(), epochs=2, callbacks=[Look()])
+    weight, kept = module.attention.out_proj.weight, module.attention.out_proj.weight != 0
+    assert int(kept.sum()) == 9 - 3 - 2
+    assert all((one != other)[kept].all() for one, other in pairwise(found[8:]))
+    assert torch.equal(weight[kept], found[-1][kept])
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_an_evaluation_sees_layers_that_are_not_called_as_they_are(tmp_path, permanent):
+    make = lambda: ModelPruning("l1_unstructured", [OUT], amount=0.3, make_pruning_permanent=permanent)  # noqa: E731
+    module, _ = fitted(make(), Attentive(), epochs=2, callbacks=[SaveAt(tmp_path, (12,))])
+    by_hand = Attentive()
+    kept = torch.load(tmp_path / "batch12.ckpt", weights_only=True)
+    weights = {name: value for name, value in kept["state_dict"].items() if not name.startswith(OUT)}
+    state = kept["callbacks"]["ModelPruning"]
+    weights[OUT] = state["parameters"][OUT] * state["masks"][OUT]
+    by_hand.load_state_dict(weights)
+    expected = quiet().validate(by_hand, batches(2))
+    assert quiet(callbacks=make()).validate(Attentive(), batches(2), ckpt_path=tmp_path / "batch12.ckpt") == expected
+    resumed = Attentive()
+    quiet(callbacks=make(), max_epochs=2, limit_val_batches=0).fit(resumed, batches(), ckpt_path=tmp_path / "batch12.ckpt")
+    assert same_weights(resumed, module)
+
+
+# ---- Rules of one's own
+
+
+def test_a_subclass_filters_what_is_pruned(tmp_path):
+    class Late(ModelPruning):
+        def filter_parameters_to_prune(self, parameters_to_prune):
+            asked.append([name for _, name in parameters_to_prune])
+            return [(layer, name) for layer, name in parameters_to_prune if layer.out_features == 8 and name == "weight"]
+
+    asked = []
+    module, _ = fitted(Late("l1_unstructured"), epochs=1, callbacks=[SaveAt(tmp_path)])
+    other, _ = fitted(ModelPruning("l1_unstructured", ["net.0.weight", "net.2.weight"]), epochs=1)
+    assert same_weights(module, other) and asked == [["weight", "bias"] * 3]
+    resumed = Net()
+    callback = Late("l1_unstructured")
+    quiet(callbacks=callback, max_epochs=2, limit_val_batches=0).fit(resumed, batches(), ckpt_path=tmp_path / "epoch0.ckpt")
+    expected, _ = fitted(Late("l1_unstructured"), epochs=2)
+    assert same_weights(resumed, expected) and sum(zeros(resumed).values()) == 66  # 44 of 88, and 22
+
+
+def test_a_subclass_prunes_and_starts_again_by_its_own_rules():
+    class Own(ModelPruning):
+        def apply_pruning(self, amount):
+            amounts.append(amount)
+            super().apply_pruning(3)
+
+        def apply_lottery_ticket_hypothesis(self):
+            amounts.append("again")
+
+        def make_pruning_permanent(self, module):
+            amounts.append("permanent")
+            super().make_pruning_permanent(module)
+
+    amounts = []
+    module, _ = fitted(Own("l1_unstructured", amount=lambda epoch: epoch, apply_pruning=lambda epoch: epoch != 2), epochs=4)
+    assert amounts == [1, "again", 3, "again", "permanent"]
+    options = {"amount": 3, "apply_pruning": lambda epoch: epoch in (1, 3), "use_lottery_ticket_hypothesis": False}
+    assert same_weights(module, fitted(ModelPruning("l1_unstructured", **options), epochs=4)[0])
+
+
+def test_a_filter_that_leaves_nothing():
+    class Nothing(ModelPruning):
+        def filter_parameters_to_prune(self, parameters_to_prune):
+            return []
+
+    with pytest.raises(ConfigurationError) as caught:
+        fitted(Nothing("l1_unstructured"))
+    assert str(caught.value) == (
+        "ModelPruning finds nothing to prune in Net: parameters_to_prune=[], parameter_names=None; its parameters are: " + NAMES
+    )
+
+
 # ---- Optimizers
 
 
@@ -390,9 +507,9 @@ def test_the_sparsity_is_logged_and_printed(capsys):
 
 
 def test_sparsities_by_name():
-    callback = ModelPruning("l1_unstructured", ["net.2.weight", "net.2.bias"], use_global_unstructured=False, amount=2)
+    given = {"use_global_unstructured": False, "amount": 2, "make_pruning_permanent": False}
+    callback = ModelPruning("l1_unstructured", ["net.2.weight", "net.2.bias"], **given)
     assert callback.sparsity() == 0.0
-    callback.make_pruning_permanent = False
     fitted(callback, epochs=1)
     assert callback.sparsities() == {"net.2.weight": pytest.approx(2 / 64), "net.2.bias": pytest.approx(2 / 8)}
 

@@ -51,9 +51,12 @@ class Target:
             prune.custom_from_mask(self.layer, self.name, mask)
 
     def refresh(self) -> None:
-        """Let the layer show its parameter as it is now, without waiting for its next ``forward``."""
-        if self.is_pruned:
-            setattr(self.layer, self.name, self.parameter * self.mask.to(self.parameter.dtype))
+        """Let the layer show its parameter as it is now, without waiting for its next ``forward``.
+
+        Otherwise it shows what it was in the latest one: before the optimizer's last step, or before a checkpoint was loaded.
+        """
+        if self.is_pruned:  # .data: DDP writes rank 0's masks into them before it computes, which must not spoil the gradient
+            setattr(self.layer, self.name, self.parameter * self.mask.data.to(self.parameter.dtype))
 
     def make_permanent(self) -> None:
         """Write the zeros into the parameter, and forget the mask."""

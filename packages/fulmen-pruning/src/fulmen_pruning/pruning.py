@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fulmen.contracts.data_hooks import Stage
 
 Amount = int | float
+Pairs = Sequence[tuple[nn.Module, str]]
 
 
 class ModelPruning(Callback):
@@ -27,6 +28,9 @@ class ModelPruning(Callback):
     A pruned parameter ``weight`` becomes ``weight_orig``, which the optimizer goes on updating, and ``weight_mask``; the layer
     computes with their product. Each time, ``amount`` of what is left is pruned. The share of zeros is logged as ``sparsity``
     at the end of each epoch. The masks are in checkpoints: a resumed run equals one that never stopped.
+
+    Override :meth:`filter_parameters_to_prune`, :meth:`apply_pruning`, :meth:`apply_lottery_ticket_hypothesis` or
+    :meth:`make_pruning_permanent` for rules of your own. With several ranks, the masks and values of rank 0 hold on all.
 
     Args:
         pruning_fn: ``"l1_unstructured"``, ``"random_unstructured"``, ``"ln_structured"``, ``"random_structured"``, or a
@@ -82,8 +86,8 @@ class ModelPruning(Callback):
         if verbose not in (0, 1, 2):
             raise ConfigurationError(f"verbose={verbose!r} is not allowed; allowed: 0, 1, 2")
         self.parameters_to_prune, self.parameter_names = parameters_to_prune, parameter_names
-        self.amount, self.apply_pruning = amount, apply_pruning
-        self.make_pruning_permanent = make_pruning_permanent
+        self.amount, self._apply_pruning = amount, apply_pruning  # methods have these names, for subclasses
+        self._make_pruning_permanent = make_pruning_permanent
         self.use_lottery_ticket_hypothesis = use_lottery_ticket_hypothesis
         self.resample_parameters, self.verbose = resample_parameters, verbose
         self.prune_on_train_epoch_end = prune_on_train_epoch_end
@@ -106,6 +110,32 @@ class ModelPruning(Callback):
         kept = torch.stack([target.mask.sum(dtype=torch.float32) for target in self._targets]).sum()
         return 1 - kept / sum(target.parameter.numel() for target in self._targets)
 
+    # ---- What subclasses may replace
+
+    def filter_parameters_to_prune(self, parameters_to_prune: Pairs) -> Pairs:
+        """Which of these pairs of a layer and a parameter's name to prune; all. Called when a training starts or goes on."""
+        return parameters_to_prune
+
+    def apply_pruning(self, amount: Amount) -> None:
+        """Give masks that prune ``amount`` more: called when it is time to, without gradients."""
+        self.method.apply(self._targets, amount)
+
+    def apply_lottery_ticket_hypothesis(self) -> None:
+        """Put what is left back to its values at the start of the training, or to new ones. Called after pruning, if asked."""
+        for copied in self._layers.values():
+            copied.reset_parameters()  # type: ignore[operator]
+        for target in self._targets:
+            if self.resample_parameters:
+                copied = self._layers[id(target.layer)]
+                target.parameter.copy_(Target(target.full_name, copied, target.name).parameter)
+            else:
+                target.parameter.copy_(self._initial[target.full_name])
+
+    def make_pruning_permanent(self, module: nn.Module) -> None:
+        """Write the zeros into the parameters, and forget the masks. Called when the training ends, where asked."""
+        for target in self._targets:
+            target.make_permanent()
+
     # ---- The run
 
     def setup(self, trainer: Trainer, module: Module, stage: Stage) -> None:
@@ -127,12 +157,15 @@ class ModelPruning(Callback):
         self._find(module)
         if self.use_lottery_ticket_hypothesis and not self._initial:
             self._initial = {target.full_name: target.parameter.detach().clone() for target in self._targets}
+        self._refresh()
 
     def _find(self, module: nn.Module) -> None:
         if self._targets:  # found when a checkpoint was loaded
             return
         dims = 2 if self.method.kind == "structured" else 0
-        self._targets = find_targets(module, self.parameters_to_prune, self.parameter_names, dims)
+        found = find_targets(module, self.parameters_to_prune, self.parameter_names, dims)
+        wanted = self.filter_parameters_to_prune([(target.layer, target.name) for target in found])
+        self._targets = find_targets(module, list(wanted), None, dims)
         if self.resample_parameters:
             for target in self._targets:
                 self._keep_layer(target)
@@ -149,6 +182,25 @@ class ModelPruning(Callback):
         if id(target.layer) not in self._layers:
             self._layers[id(target.layer)] = deepcopy(target.layer)
 
+    def on_train_batch_start(self, trainer: Trainer, module: Module, batch: Any, batch_idx: int) -> None:
+        """Let layers show their parameters, with gradients, to code that does not call them. Costs a product for each.
+
+        ``nn.MultiheadAttention`` is such code: it uses the weights of its ``out_proj``.
+        """
+        self._refresh()
+
+    def on_validation_start(self, trainer: Trainer, module: Module) -> None:
+        """The same for an evaluation."""
+        refresh(module)
+
+    def on_test_start(self, trainer: Trainer, module: Module) -> None:
+        """Likewise."""
+        refresh(module)
+
+    def on_predict_start(self, trainer: Trainer, module: Module) -> None:
+        """Likewise."""
+        refresh(module)
+
     def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Prune after a validation inside a training, where that was asked for."""
         if trainer.stage == "fit" and not self.prune_on_train_epoch_end and not trainer.sanity_checking:
@@ -162,51 +214,43 @@ class ModelPruning(Callback):
 
     def on_train_end(self, trainer: Trainer, module: Module) -> None:
         """Make the pruning permanent."""
-        self._finish()
+        self._finish(module)
 
     def on_fit_end(self, trainer: Trainer, module: Module) -> None:
         """The same where a resumed training had nothing left to do."""
-        self._finish()
+        self._finish(module)
 
-    def _finish(self) -> None:
+    def _finish(self, module: nn.Module) -> None:
         self._state = self.state_dict()
-        if self.make_pruning_permanent:
-            for target in self._targets:
-                target.make_permanent()
+        if self._make_pruning_permanent and self._targets:
+            self.make_pruning_permanent(module)
             self._targets = []
 
     # ---- Pruning
 
+    def _refresh(self) -> None:
+        for target in self._targets:
+            target.refresh()
+
     def _prune(self, trainer: Trainer, module: Module) -> None:
         epoch = trainer.current_epoch
-        wanted = self.apply_pruning(epoch) if callable(self.apply_pruning) else self.apply_pruning
+        wanted = self._apply_pruning(epoch) if callable(self._apply_pruning) else self._apply_pruning
         amount = self.amount(epoch) if callable(self.amount) else self.amount
         if not wanted or not amount:
             return
         check_amount(amount)
         with torch.no_grad():
-            self.method.apply(self._targets, amount)
+            self._refresh()  # methods look at what layers show
+            self.apply_pruning(amount)
             lottery = self.use_lottery_ticket_hypothesis
             if lottery(epoch) if callable(lottery) else lottery:
-                self._start_again()
+                self.apply_lottery_ticket_hypothesis()
             if trainer.world_size > 1:  # what was drawn at random differs between ranks
                 for target in self._targets:
                     target.mask.copy_(trainer.runtime.broadcast(target.mask))
                     target.parameter.copy_(trainer.runtime.broadcast(target.parameter.detach()))
-            for target in self._targets:
-                target.refresh()
+            self._refresh()
         self._report(module, epoch)
-
-    def _start_again(self) -> None:
-        """Put what is left back to its values at the start of the training, or to new ones."""
-        for copied in self._layers.values():
-            copied.reset_parameters()  # type: ignore[operator]
-        for target in self._targets:
-            if self.resample_parameters:
-                copied = self._layers[id(target.layer)]
-                target.parameter.copy_(Target(target.full_name, copied, target.name).parameter)
-            else:
-                target.parameter.copy_(self._initial[target.full_name])
 
     def _report(self, module: Module, epoch: int) -> None:
         if self.verbose:
@@ -242,7 +286,7 @@ class ModelPruning(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, module: Module, checkpoint: dict[str, Any]) -> None:
         """Write the weights as of a model that was never pruned, where pruning is to be permanent."""
-        if not self.make_pruning_permanent:
+        if not self._make_pruning_permanent:
             return
         state, found = checkpoint["state_dict"], {}
         pruned = {f"{target.full_name}_orig": target for target in self._targets if target.is_pruned}
@@ -294,6 +338,12 @@ def pruned_in(module: nn.Module) -> list[Target]:
         for name in list(layer._buffers)
         if name.endswith("_mask") and f"{name[:-5]}_orig" in layer._parameters
     ]
+
+
+def refresh(module: nn.Module) -> None:
+    """Let every layer of ``module`` show its pruned parameters as they are now."""
+    for target in pruned_in(module):
+        target.refresh()
 
 
 def check_amount(amount: Any) -> None:
