@@ -40,14 +40,14 @@ class Layer:
 
 LAYERS = (
     Layer(
-        "batches clock combined durable errors hookspecs known lazy likeness options pickled progress readback rng samplers "
-        "screening storage",
+        "batches clock combined durable errors gathering hookspecs known lazy likeness options pickled progress readback rng "
+        "samplers screening storage",
         "Tools that know no contract: errors, numbers, files, random state, nested batches; the signatures of the hooks.",
     ),
     Layer("registry project plugins", "Finding parts by name. `fulmen plugins` needs no more than this, and no torch."),
     Layer("contracts", "What we promise. A contract that imported the loop would promise how it is kept."),
     Layer(
-        "background hooks metric_ranks metrics rank_state schedule state",
+        "background hooks meter metric_ranks metrics rank_state schedule state",
         "Where a run is and what it has measured: read by everything that acts.",
     ),
     Layer(
@@ -55,9 +55,9 @@ LAYERS = (
         "One job each on a run. They do not know in which order they are called.",
     ),
     Layer("evaluation lifecycle loop", "The order: set up, then step after step, then tear down."),
-    Layer("trainer_view trainer", "The facade: typed options to parts to a run to the loop."),
+    Layer("trainer_names trainer_view trainer", "The facade: typed options to parts to a run to the loop."),
     Layer(
-        "fulmen builtin callbacks cli loggers profilers testing",
+        "fulmen builtin callbacks cli loggers profilers strategies testing",
         "Doors and what comes through them: public names, built-in plugins, the command, the test kit. Nothing needs them.",
     ),
 )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from resume_data import loaders_for
 from torch import nn
+from torchmetrics import MeanMetric
 
 from fulmen import Callback, Module, Trainer
 from fulmen.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RecoveryCheckpoint, StochasticWeightAveraging
@@ -61,6 +62,7 @@ class Standard(Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(5, 1))
+        self.mean, self.val_mean = MeanMetric(), MeanMetric()
         self.trained: list[list[int]] = []
 
     def loss(self, batch: Any) -> Any:
@@ -73,12 +75,16 @@ class Standard(Module):
         self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
         self.log("largest", batch[1].max(), on_step=False, on_epoch=True, reduce_fx="max")
         self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, prog_bar=True)
+        self.mean(loss.detach())
+        self.log("mean", self.mean, on_step=True, on_epoch=True)
         overflows = self.trainer.progress.batches == 22 and hasattr(self.trainer.runtime.precision, "scaler")
         return loss * (float("inf") if overflows else 1.0)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val_loss", self.loss(batch), prog_bar=True, add_dataloader_idx=False)
         self.log("val_each", batch[1].sum(), on_step=True, on_epoch=True, add_dataloader_idx=False)
+        self.val_mean.update(batch[1])
+        self.log("val_mean", self.val_mean, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)

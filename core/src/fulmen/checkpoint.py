@@ -38,10 +38,11 @@ from fulmen.contracts.logger import Logger, call_loggers
 from fulmen.contracts.module import load_weights
 from fulmen.durable import remove_leftovers
 from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
+from fulmen.gathering import gathering_parts
 from fulmen.likeness import check_like, restoring
 from fulmen.plugins import version
 from fulmen.progress import LOGGED, Progress
-from fulmen.rank_state import of_all_ranks, own_part, own_state, own_unfinished, position_in, unfinished
+from fulmen.rank_state import of_all_ranks, own_part, own_state, own_unfinished, position_in, restore_gathered, unfinished
 from fulmen.rng import seed_everything, set_random_state
 from fulmen.state import Run
 from fulmen.storage import check_plain, newest_checkpoint, read_checkpoint, write_checkpoint
@@ -67,12 +68,13 @@ _TRAINING: dict[str, Any] = {
 # ---- Save
 
 
-def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
+def collect(run: Run, weights_only: bool = False, alone: bool = False) -> dict[str, Any]:
     """The checkpoint of a run as it stands. The same call on every rank.
 
     Args:
         run: The run.
         weights_only: Only what is needed to use or test the module.
+        alone: Whether the other ranks are not asked: they may not come this far.
     """
     module, datamodule, progress = run.module, run.datamodule, run.progress
     checkpoint: dict[str, Any] = {
@@ -88,7 +90,7 @@ def collect(run: Run, weights_only: bool = False) -> dict[str, Any]:
         if state := datamodule.state_dict():
             checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
-        checkpoint.update(training_state(run))
+        checkpoint.update(training_state(run, alone))
     for hook in (*run.hooks.on_save_checkpoint, *run.late.on_save_checkpoint):
         hook(checkpoint)
     return run.runtime.strategy.portable(checkpoint)
@@ -113,18 +115,21 @@ def save(run: Run, path: str | os.PathLike[str], weights_only: bool = False) -> 
         raise CheckpointError(failure)
 
 
-def training_state(run: Run) -> dict[str, Any]:
-    """What a checkpoint holds beyond the module and its data module. The same call on every rank."""
+def training_state(run: Run, alone: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds beyond the module and its data module. The same call on every rank, unless ``alone``."""
     if run.carried is not None:
         return run.carried
     strategy, progress = run.runtime.strategy, run.progress
     run.metrics.drain(wait=True)  # loggers say where their record ends: everything sent must have arrived
+    rest, ranks = own_unfinished(run), run.runtime.world_size
+    alone = alone and ranks > 1
     position: dict[str, Any] = {
+        "alone_of": ranks if alone else 0,
         "accumulate_grad_batches": run.accumulate,
         "stepped": run.stepped,
         "callbacks": _names(run),
         "validation_requested": run.validation_requested if run.began is None else run.began["is_due"],
-        **unfinished(run),
+        **({"gradients": {}, **rest["unfinished"]} if alone else unfinished(run)),
     }
     inside = position["inside_batch"] = _is_inside_batch(run)
     if inside and run.active:  # on an exception there is no later moment
@@ -133,7 +138,7 @@ def training_state(run: Run) -> dict[str, Any]:
             f"saved while batch {run.batch_idx} of epoch {progress.epoch} is trained on: a resumed run trains on it from its "
             "beginning, with other random numbers than those that were drawn for it. Save in on_train_batch_end or later",
         )
-    own = {**own_state(run, inside), **own_unfinished(run)}
+    own = {**own_state(run, inside), **rest}
     return {
         "loops": {"fit_loop": position},
         "optimizer_states": [strategy.optimizer_state(optimizer) for optimizer in run.optimizers],
@@ -143,7 +148,7 @@ def training_state(run: Run) -> dict[str, Any]:
         "loggers": [{"class": type(logger).__qualname__, "state": _logger_state(logger)} for logger in run.loggers],
         "rng": own["rng"],
         "data": own["data"],
-        **of_all_ranks(run, own),
+        **({} if alone else of_all_ranks(run, own)),
         "run": {
             "id": run.run_id,
             "module": type(run.module).__qualname__,
@@ -366,7 +371,8 @@ def _apply_position(run: Run, checkpoint: dict[str, Any]) -> None:
     if checkpoint["run"].get("options", {}).get("accumulate_grad_batches") != run.options.to_json()["accumulate_grad_batches"]:
         run.accumulate = run.options.accumulate_at(run.progress.epoch)
     run.validation_requested = position.get("validation_requested", False)
-    run.metrics.load_state_dict(position["metrics"], run.device)
+    run.inexact = restore_gathered(run, checkpoint)
+    run.metrics.load_state_dict(position["metrics"], run.device, gathering_parts(run.module))
     run.run_id = checkpoint["run"]["id"]
     gradients = position["gradients"]
     for name, parameter in run.module.named_parameters():

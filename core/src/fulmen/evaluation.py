@@ -30,6 +30,8 @@ def evaluate(run: Run, phase: Phase, limit: int | None = None, keep_outputs: boo
     Returns:
         The metrics, one mapping per loader, and the outputs, one list per loader.
     """
+    if run.stage != "fit":
+        run.metrics.epoch = run.progress.epoch
     with evaluation_mode(run, phase):
         results, outputs = evaluation_epoch(run, phase, limit, keep_outputs)
         fire(evaluation_hooks(run.hooks, phase).end, evaluation_hooks(run.late, phase).end)
@@ -50,6 +52,7 @@ def evaluation_epoch(
         metrics.enter(phase, batches=False)
     fire(first.epoch_end, last.epoch_end)
     results = publish(run, phase)
+    metrics.reset_objects()
     metrics.leave()
     return results, outputs
 
@@ -120,6 +123,7 @@ def evaluation_mode(run: Run, phase: Phase) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     name = {"sanity_check": "validation", "validate": "validation"}.get(phase, phase)
     inference = run.options.inference_mode and run.stage != "fit" and run.runtime.accelerator.supports_inference_mode
+    run.runtime.strategy.prepare_evaluation(module)
     run.phase = phase
     try:
         with torch.inference_mode() if inference else torch.no_grad():

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fulmen.contracts.callback import Callback
 from fulmen.contracts.module import Module
 from fulmen.contracts.stateful import Stateful
+from fulmen.gathering import gathering_parts, says_what_it_holds
 from fulmen.hooks import overrides
 from fulmen.state import Run
 
@@ -38,6 +39,12 @@ def obstacles(run: Run) -> list[str]:
     for owner, name, keeps_state in owners:
         if not keeps_state:
             found += [_of_generator(each, "save it in on_save_checkpoint") for each in generators_in(owner, name)]
+    found += [
+        f"{type(run.module).__name__}.{name} gathers values (update, compute, reset) that are in no checkpoint: give it "
+        "buffers, or state_dict and load_state_dict"
+        for name, part in gathering_parts(run.module).items()
+        if not says_what_it_holds(part)
+    ]
     if run.device.type != "cpu" and not run.options.deterministic:
         found.append(f"operations on {run.device.type} may add in another order each time: Trainer(deterministic=True)")
     return found

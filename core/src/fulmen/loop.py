@@ -53,7 +53,13 @@ def begin_training(run: Run) -> None:
     plan_validation(run)
     finish_resuming(run)
     report_resume(run)
+    run.metrics.enter("train_start", batches=False)
     fire(run.hooks.on_train_start, run.late.on_train_start)
+    if run.resumed is None:
+        run.metrics.reduce("train_start", batches=False)
+        run.metrics.send(max(0, run.progress.updates - 1))
+    run.metrics.discard("train_start")  # of a training that goes on, it is in the record
+    run.metrics.leave()
 
 
 def train_epoch(run: Run) -> None:
@@ -155,6 +161,7 @@ def end_epoch(run: Run, stopping: bool, skipped: bool) -> None:
     metrics.enter("train", batches=False)
     (fire if stopping else partial(progress.once, EPOCH_ENDING))(run.hooks.on_train_epoch_end)
     metrics.reduce("train", batches=False, keep=stopping)
+    metrics.reset_objects()
     metrics.send(max(0, progress.updates - 1))
     metrics.leave()
     if stopping:

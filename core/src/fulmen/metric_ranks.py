@@ -11,7 +11,7 @@ from fulmen.contracts.strategy import Strategy
 from fulmen.errors import ModuleError, listing
 
 if TYPE_CHECKING:
-    from fulmen.metrics import Meter, Value
+    from fulmen.meter import Meter, Value
 
 
 def combine_over_ranks(meters: list[Meter], strategy: Strategy) -> dict[Meter, Value]:

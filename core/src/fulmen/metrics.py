@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,143 +17,10 @@ from fulmen.batches import batch_size_of, warn_if_ambiguous
 from fulmen.contracts.accelerator import Accelerator
 from fulmen.contracts.logger import Logger, call_loggers
 from fulmen.contracts.strategy import Strategy
-from fulmen.errors import ModuleError, listing, warn
+from fulmen.errors import ModuleError, warn
+from fulmen.meter import SUFFIX, Declaration, Meter, Scope, Value, describe, from_object, normal, scalar
 from fulmen.metric_ranks import check_same_names, combine_over_ranks, exchange_all
 from fulmen.readback import Readback
-
-Declaration = tuple[bool, bool, bool | None, bool | None, Any, bool, bool, bool]
-Value = Tensor | float
-_REDUCTIONS = ("mean", "sum", "min", "max")
-_SUFFIX = "/dataloader_idx_"
-
-
-class Meter:
-    """One logged name: its latest value, and its value over the epoch."""
-
-    __slots__ = (
-        "declared", "name", "prog_bar", "logger", "on_step", "on_epoch", "reduce", "sync", "suffix",
-        "metric", "last", "fresh", "total", "weight",
-    )  # fmt: skip
-
-    def __init__(self, name: str, declared: Declaration, on_step: bool, on_epoch: bool, suffix: str) -> None:
-        self.declared, self.name, self.suffix = declared, name, suffix
-        self.prog_bar, self.logger, _, _, reduce, sync, _, rank_zero_only = declared
-        self.on_step, self.on_epoch = on_step, on_epoch
-        self.reduce = getattr(reduce, "__name__", reduce)
-        self.sync = sync and not rank_zero_only
-        self.metric: Any = None
-        self.last: Value | None = None
-        self.fresh = False
-        self.total: Value | None = None
-        self.weight = 0.0
-
-    @property
-    def step_key(self) -> str:
-        """The name of single values."""
-        return self.name + ("_step" if self.on_epoch else "") + self.suffix
-
-    @property
-    def epoch_key(self) -> str:
-        """The name of the value over the epoch."""
-        return self.name + ("_epoch" if self.on_step else "") + self.suffix
-
-    def keep(self, value: Value) -> None:
-        """Take the latest value. The tensor is copied: what the caller does to it later does not show."""
-        if isinstance(value, Tensor) and isinstance(self.last, Tensor):
-            self.last.copy_(value)
-        else:
-            self.last = value.clone() if isinstance(value, Tensor) else value
-        self.fresh = True
-
-    def accumulate(self, value: Value, weight: float, dtype: torch.dtype) -> None:
-        """Add a value to the epoch's."""
-        self.weight += weight
-        if not isinstance(self.total, Tensor):
-            self.total = self._begin(value, weight, dtype)
-        elif self.reduce == "mean":
-            self.total.add_(value, alpha=weight)
-        elif self.reduce == "sum":
-            self.total.add_(value)
-        else:
-            limit = torch.minimum if self.reduce == "min" else torch.maximum
-            limit(self.total, torch.as_tensor(value, dtype=self.total.dtype, device=self.total.device), out=self.total)
-
-    def _begin(self, value: Value, weight: float, dtype: torch.dtype) -> Value:
-        """The total after the first tensor, or after a plain number: those are added up on the host."""
-        scaled = value * weight if self.reduce == "mean" else value
-        if isinstance(value, Tensor):
-            scaled = value.to(dtype, copy=True) * (weight if self.reduce == "mean" else 1)
-        if self.total is None:
-            return scaled
-        if self.reduce in ("min", "max"):
-            return (min if self.reduce == "min" else max)(self.total, scaled)
-        return self.total + scaled
-
-    def value(self) -> Value:
-        """The value over the epoch so far."""
-        if self.metric is not None:
-            return _scalar(self.name, self.metric.compute())
-        assert self.total is not None
-        total = self.total / self.weight if self.reduce == "mean" else self.total
-        return total.to(torch.float32) if isinstance(total, Tensor) and self.is_single else total
-
-    def state_dict(self) -> dict[str, Any]:
-        """The meter as plain data."""
-        return {
-            "name": self.name,
-            "declared": list(_normal(self.declared)),
-            "last": self.last,
-            "total": self.total,
-            "fresh": self.fresh,
-            "weight": self.weight,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Continue from a meter's state."""
-        last, total = state["last"], state["total"]
-        self.last = last.to(device) if isinstance(last, Tensor) else last
-        self.total = total.to(device) if isinstance(total, Tensor) else total
-        self.weight, self.fresh = state["weight"], state["fresh"]
-
-    @property
-    def is_single(self) -> bool:
-        """Whether the values came in single precision or less, so that the result should too."""
-        return not (isinstance(self.last, Tensor) and self.last.dtype == torch.float64)
-
-
-@dataclass
-class Scope:
-    """The meters of one kind of moment: around the batches of a loader, or around an epoch."""
-
-    phase: str
-    batches: bool
-    suffix: str = ""
-    meters: dict[str, Meter] = field(default_factory=dict)
-    by_step: bool = False  # whether any of them keeps single values
-
-    def declare(self, name: str, declared: Declaration) -> Meter:
-        """A meter with these arguments of ``self.log``, and the defaults of this moment.
-
-        Raises:
-            ModuleError: The arguments contradict each other or the moment.
-        """
-        by_step = self.batches and self.phase == "train"
-        on_step = by_step if declared[2] is None else declared[2]
-        on_epoch = not by_step if declared[3] is None else declared[3]
-        meter = Meter(name, declared, on_step, on_epoch, self.suffix if declared[6] else "")
-        if _SUFFIX in name:
-            raise ModuleError(f"self.log({name!r}): the name must not contain {_SUFFIX!r}, which fulmen appends itself")
-        if on_step and not self.batches:
-            raise ModuleError(f"self.log({name!r}, on_step=True) is not possible in a hook around an epoch, which has no step")
-        if not on_step and not on_epoch:
-            raise ModuleError(f"self.log({name!r}, on_step=False, on_epoch=False) would keep nothing; set one of them")
-        if meter.reduce not in _REDUCTIONS:
-            raise ModuleError(
-                f"self.log({name!r}, reduce_fx={declared[4]!r}): allowed are {listing(_REDUCTIONS)}; for anything else log an "
-                "object with update, compute and reset, such as a torchmetrics Metric"
-            )
-        self.by_step = self.by_step or on_step
-        return meter
 
 
 class Metrics:
@@ -170,6 +36,7 @@ class Metrics:
         self.never_sent: set[str] = set()  # single values that no logging step has come for yet
         self._scope: Scope | None = None
         self._scopes: dict[tuple[str, bool, str], Scope] = {}
+        self._spent: dict[int, Any] = {}  # objects that gather, whose values have been published
         self._published: dict[str, Value] = {}
         self._positions: dict[str, int] = {}  # of what was published
         self._bar: dict[str, Value] = {}
@@ -186,12 +53,24 @@ class Metrics:
         """Say which moment follows: the batches of a phase, or what is around them.
 
         Args:
-            phase: ``"train"``, ``"validate"``, ``"test"`` or ``"sanity_check"``.
+            phase: ``"train"``, ``"train_start"``, ``"validate"``, ``"test"`` or ``"sanity_check"``.
             batches: Whether batches follow.
             dataloader_idx: Which loader, where there are several.
         """
-        suffix = "" if dataloader_idx is None else f"{_SUFFIX}{dataloader_idx}"
+        self._settle(another=batches)
+        suffix = "" if dataloader_idx is None else f"{SUFFIX}{dataloader_idx}"
         self._scope = self._scopes.setdefault((phase, batches, suffix), Scope(phase, batches, suffix))
+
+    def _settle(self, another: bool) -> None:
+        """Fix what objects gathered of a loader that was evaluated; where ``another`` follows, they begin anew."""
+        scope = self._scope
+        if scope is None or scope.phase == "train" or not scope.batches:
+            return
+        found = [meter for meter in scope.meters.values() if meter.metric is not None]
+        for meter in found:
+            meter.settle()
+        for metric in {id(meter.metric): meter.metric for meter in found if another and meter.suffix}.values():
+            metric.reset()
 
     def leave(self) -> None:
         """Say that nothing can be logged from now on, and let go of the batch."""
@@ -208,9 +87,9 @@ class Metrics:
         if isinstance(value, Tensor):
             value = value.detach()
             if value.ndim:
-                value = _scalar(name, value)
+                value = scalar(name, value)
         elif not isinstance(value, (int, float)):
-            value = _from_object(meter, name, value)
+            value = from_object(meter, name, value)
         if meter.on_step:
             meter.keep(value)
         if meter.on_epoch and meter.metric is None:
@@ -223,15 +102,21 @@ class Metrics:
                 f"self.log({name!r}) is not possible here: log in a training, validation or test step, or in the hooks "
                 "around their batches and epochs"
             )
-        if known is not None and _normal(known.declared) == _normal(declared):  # restored from a checkpoint
+        if known is not None and normal(known.declared) == normal(declared):  # restored from a checkpoint
             known.declared = declared
             return known
         if known is not None:
             raise ModuleError(
                 f"self.log({name!r}) was called before with other arguments in the same kind of hook: "
-                f"{_describe(known.declared)}, now {_describe(declared)}. Use one set of arguments, or two names"
+                f"{describe(known.declared)}, now {describe(declared)}. Use one set of arguments, or two names"
             )
         scope.meters[name] = meter = scope.declare(name, declared)
+        if self.strategy.world_size > 1 and meter.sync and not meter.on_epoch:
+            warn(
+                "sync-dist",
+                f"self.log({name!r}, sync_dist=True) keeps each rank's own values: single ones are not exchanged, which would cost "
+                "time in every step; for the value over all ranks: on_epoch=True",
+            )
         if self.strategy.world_size > 1 and meter.on_epoch and not meter.sync and not declared[7] and scope.phase != "train":
             warn(
                 "sync-dist",
@@ -303,11 +188,16 @@ class Metrics:
         results = [{m.epoch_key: values[m] for m in scope.meters.values() if m in values} for scope in scopes]
         if keep:
             return results
-        for metric in {id(meter.metric): meter.metric for meter in values if meter.metric is not None}.values():
-            metric.reset()
+        self._spent.update({id(meter.metric): meter.metric for meter in meters if meter.metric is not None})
         for scope in scopes:
             scope.meters = {}
         return results
+
+    def reset_objects(self) -> None:
+        """Let objects that gather begin anew whose values were published: when the hooks that may read them are over."""
+        for metric in self._spent.values():
+            metric.reset()
+        self._spent = {}
 
     def discard(self, phase: str) -> None:
         """Forget what a phase logged."""
@@ -388,21 +278,31 @@ class Metrics:
 
     # ---- State
 
-    def state_dict(self, shared: bool = True) -> dict[str, Any]:
+    def state_dict(self, parts: Mapping[str, Any], shared: bool = True) -> dict[str, Any]:
         """The sums of an unfinished training epoch, and what was published.
 
         Args:
+            parts: Objects that gather, by name.
             shared: Of several ranks, such that any number of them can go on; else those of this rank alone.
         """
+        names = {id(part): name for name, part in parts.items()}
         scopes = [scope for scope in self._scopes.values() if scope.phase == "train"]
+        for meter in (meter for scope in scopes for meter in scope.meters.values() if meter.metric is not None):
+            if id(meter.metric) not in names:
+                warn(
+                    "metric-not-saved",
+                    f"self.log({meter.name!r}) was given an object that is neither a submodule nor an attribute of the module: "
+                    "what it gathers is in no checkpoint, and a resumed epoch has the rest of it alone",
+                )
         totals = self._shared_totals([meter for scope in scopes for meter in scope.meters.values()]) if shared else {}
         return {
-            "epoch": [[s.batches, [{**m.state_dict(), **totals.get(m, {})} for m in s.meters.values()]] for s in scopes],
+            "epoch": [[s.batches, [{**m.state_dict(names), **totals.get(m, {})} for m in s.meters.values()]] for s in scopes],
             "unsent": _copied(self._unsent),
             "recorded": self._recorded,
             "live": [m.step_key for s in scopes for m in s.meters.values() if self._published.get(m.step_key) is m.last],
             "position": self.position,
             "never_sent": sorted(self.never_sent),
+            "spent": [names[each] for each in self._spent if each in names],
             "logged": dict(self.logged),
             **self.shown(),
         }
@@ -431,8 +331,9 @@ class Metrics:
             meter.total, meter.weight = before
         return found
 
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Continue an epoch."""
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device, parts: Mapping[str, Any]) -> None:
+        """Continue an epoch; ``parts``: objects that gather, by name."""
+        self._spent = {id(parts[name]): parts[name] for name in state.get("spent", ()) if name in parts}
         published, bar, unsent = (state.get(key, {}) for key in ("published", "bar", "unsent"))
         self._published, self._bar, self._unsent = (_copied(values, device) for values in (published, bar, unsent))
         self._positions, self.logged = dict(state.get("positions", {})), dict(state.get("logged", {}))
@@ -443,7 +344,7 @@ class Metrics:
             assert self._scope is not None
             for saved in meters:
                 meter = self._scope.declare(saved["name"], tuple(saved["declared"]))
-                meter.load_state_dict(saved, device)
+                meter.load_state_dict(saved, device, parts)
                 self._scope.meters[meter.name] = meter
                 if meter.step_key in state.get("live", ()) and meter.last is not None:  # shows later values too
                     self._published[meter.step_key] = meter.last
@@ -453,39 +354,3 @@ class Metrics:
 
 def _copied(values: Mapping[str, Value], device: torch.device | None = None) -> dict[str, Value]:
     return {key: value.detach().to(device, copy=True) if isinstance(value, Tensor) else value for key, value in values.items()}
-
-
-def _from_object(meter: Meter, name: str, value: Any) -> Value:
-    """A number of another kind, or the latest value of an object with ``update``, ``compute`` and ``reset``."""
-    if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
-        meter.metric = value
-        if not meter.on_step:
-            return 0.0
-        latest = getattr(value, "_forward_cache", None)  # what torchmetrics computed for this batch alone
-        return _scalar(name, value.compute() if latest is None else latest)
-    if callable(getattr(value, "item", None)):  # a numpy number
-        return float(value.item())
-    raise ModuleError(
-        f"self.log({name!r}, {type(value).__name__}): the value must be a number, a tensor with one element, or an object "
-        "with update, compute and reset; for a mapping use log_dict"
-    )
-
-
-def _scalar(name: str, value: Any) -> Value:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.detach().reshape(())
-    if isinstance(value, (int, float)):
-        return value
-    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    raise ModuleError(
-        f"self.log({name!r}): the value must have one element, and has shape {shape}; log its mean, or its parts by name"
-    )
-
-
-def _normal(declared: Declaration) -> tuple[Any, ...]:
-    return (*declared[:4], getattr(declared[4], "__name__", declared[4]), *declared[5:])
-
-
-def _describe(declared: Declaration) -> str:
-    names = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "sync_dist", "add_dataloader_idx", "rank_zero_only")
-    return ", ".join(f"{name}={value!r}" for name, value in zip(names, declared, strict=True))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fulmen.gathering import gathered, gathering_parts, put_back
 from fulmen.rng import random_state
 
 if TYPE_CHECKING:
@@ -47,6 +48,20 @@ def own_part(run: Run, checkpoint: Mapping[str, Any], key: str) -> Any:
 def position_in(run: Run, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Where a training stands, with what is unfinished on this rank."""
     return {**checkpoint["loops"]["fit_loop"], **own_part(run, checkpoint, "unfinished")}
+
+
+def restore_gathered(run: Run, checkpoint: Mapping[str, Any]) -> list[str]:
+    """Let metrics hold what they held on this rank; why the resume is not exact where they cannot."""
+    ranks = [rank.get("unfinished", {}) for rank in checkpoint.get("ranks", [])] or [checkpoint["loops"]["fit_loop"]]
+    if len(ranks) == run.runtime.world_size:
+        own = ranks[run.runtime.global_rank].get("gathered", {})
+        lost = put_back(run.module, own, run.device)
+    else:
+        lost = sorted({name for rank in ranks for name, held in rank.get("gathered", {}).items() if held.get("updates", 1)})
+    return [
+        f"{name} holds values of before (update, compute, reset) no more: the metrics or the number of ranks are others"
+        for name in lost
+    ]
 
 
 def lacks_own_gradients(run: Run, checkpoint: Mapping[str, Any]) -> bool:
@@ -88,7 +103,11 @@ def own_unfinished(run: Run) -> dict[str, Any]:
 
 def _counts(run: Run, shared: bool = True) -> dict[str, Any]:
     """How far the training is, and what was measured."""
-    found = {"progress": run.progress.state_dict(), "metrics": run.metrics.state_dict(shared)}
+    found = {
+        "progress": run.progress.state_dict(),
+        "metrics": run.metrics.state_dict(gathering_parts(run.module), shared),
+        "gathered": {} if shared and run.runtime.world_size > 1 else gathered(run.module),
+    }
     return found if run.began is None else {key: {**value, **run.began[key]} for key, value in found.items()}
 
 
@@ -125,10 +144,10 @@ def _window(run: Run, averaged: bool = False) -> dict[str, Any]:
 
 
 def standing(run: Run, is_due: bool) -> dict[str, Any]:
-    """What a validation changes, before it begins. Costs some microseconds.
+    """What a validation changes, before it begins. Costs some microseconds, and a copy of what metrics hold.
 
-    A checkpoint that is saved in it goes back to that, and the validation is repeated: what a user's module gathers in it is in
-    no checkpoint. ``is_due``: whether a resumed run has to validate here, and not only one that is stopped.
+    A checkpoint that is saved in it goes back to that, and the validation is repeated: what a user's module gathers in it
+    otherwise is in no checkpoint. ``is_due``: whether a resumed run has to validate here, and not only one that is stopped.
     """
     state = _own_now(run)
     return {
@@ -136,5 +155,6 @@ def standing(run: Run, is_due: bool) -> dict[str, Any]:
         "data": {phase: positions for phase, positions in state["data"].items() if phase != "train"},
         "progress": {"evaluated": run.progress.evaluated, "settled": run.progress.settled, "fired": 0},
         "metrics": {**run.metrics.shown(), **({} if is_due else {"recorded": run.progress.evaluated})},
+        "gathered": gathered(run.module),
         "is_due": is_due,
     }

@@ -45,7 +45,7 @@ def announce(run: Run) -> None:
 def report_unsent(run: Run) -> None:
     """Say so where a training was too short for a single logging step, and values were logged in vain."""
     every, names = run.options.log_every_n_steps, run.metrics.never_sent
-    if run.loggers and every and names and run.progress.updates < every:
+    if run.loggers and every and names and run.progress.updates < every and not run.options.fast_dev_run:
         warn(
             "log-interval",
             f"{listing(sorted(names))} never reached the loggers: the training had {run.progress.updates} steps, and "
@@ -55,9 +55,15 @@ def report_unsent(run: Run) -> None:
 
 def report_resume(run: Run) -> None:
     """Say on rank 0 whether a resume is exact, and how to get that: when it happens, and before where something is saved."""
-    run.inexact = obstacles(run)
+    run.inexact += obstacles(run)
     if run.resumed is not None and run.resumed["loops"]["fit_loop"].get("inside_batch"):
         run.inexact.append("the checkpoint was saved inside a batch, which is trained on again, with other random numbers")
+    alone_of = run.resumed["loops"]["fit_loop"].get("alone_of", 0) if run.resumed is not None else 0
+    if alone_of:
+        run.inexact.append(
+            f"the checkpoint was saved by rank 0 alone when {alone_of} ranks failed: what the others had of their own (random "
+            "numbers, sums of the epoch's metrics, open gradients) is not in it"
+        )
     if run.resumed is not None and lacks_own_gradients(run, run.resumed):
         run.inexact.append(
             "the checkpoint was saved inside an accumulation window, with the mean of the ranks' gradients, because all of "
@@ -68,7 +74,7 @@ def report_resume(run: Run) -> None:
         run.trainer.print(f"a resume of this training will not be exact:{reasons}")
     if run.resumed is None or not run.runtime.is_global_zero:
         return
-    before, now = len(run.resumed.get("ranks") or [run.resumed]), run.runtime.world_size
+    before, now = alone_of or len(run.resumed.get("ranks") or [run.resumed]), run.runtime.world_size
     loaders = run.loaders["train"]
     if before != now:
         text = "random numbers that are drawn in it (dropout, augmentation) are others than they would have been"
