@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryPrecision, BinaryRecall
 
-from fulmen import Callback, CheckpointError, FulmenWarning, Trainer
+from fulmen import Callback, CheckpointError, FulmenError, FulmenWarning, Trainer, read_checkpoint, write_checkpoint
 from fulmen.gathering import gathered, put_back
 from fulmen.testing import Regression, batches, quiet
 
@@ -211,9 +211,7 @@ def test_an_object_that_is_no_attribute_is_named_when_it_is_saved(tmp_path):
             self.log("hidden", self.hidden[0], on_step=False, on_epoch=True)
             return super().training_step(batch, batch_idx)
 
-    with pytest.warns(
-        FulmenWarning, match=r"\[metric-not-saved\] self\.log\('hidden'\) was given an object "
-    ):
+    with pytest.warns(FulmenWarning, match=r"\[metric-not-saved\] self\.log\('hidden'\) was given an object "):
         fitted(Hidden(), Saves(tmp_path / "a.ckpt", "on_train_batch_end", 2), max_epochs=1)
 
 
@@ -236,10 +234,46 @@ def test_a_metric_that_is_gone_or_another_is_named(tmp_path, capsys):
     fitted(Other(), path=path, max_epochs=1)
     assert "- metric holds values of before (update, compute, reset) no more" in capsys.readouterr().out
     Other.metric_class = MaxMetric
-    with pytest.raises(
-        CheckpointError, match="metric has no mean_value such as the checkpoint holds: another metric"
-    ):
+    with pytest.raises(CheckpointError, match="metric has no mean_value such as the checkpoint holds: another metric"):
         fitted(Other(), path=path, max_epochs=1)
+
+
+WRONG = [[1], "a", 7, -1.0, torch.zeros(2), {"a": 1}, {1: {2: 3}}]
+INSIDE = ["", "mean", "mean/values", "mean/values/mean_value", "mean/updates", "ranking/values/preds", "own/state/total"]
+
+
+def failure_of(path):
+    try:
+        fitted(Gathers(), path=path, val=batches(2), max_epochs=1)
+    except FulmenError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("key", INSIDE)
+def test_what_a_file_says_of_them_is_looked_at(tmp_path, key):
+    """What cannot be used is an error that names the file."""
+    path, wrong, refused = tmp_path / "a.ckpt", tmp_path / "wrong.ckpt", 0
+    fitted(Gathers(), Saves(path, "on_train_batch_end", 2), val=batches(2), max_epochs=1)
+    for value in WRONG:
+        checkpoint = read_checkpoint(path)
+        part, steps = checkpoint["loops"]["fit_loop"], ["gathered", *filter(None, key.split("/"))]
+        for step in steps[:-1]:
+            part = part[step]
+        part[steps[-1]] = value
+        write_checkpoint(checkpoint, wrong)
+        error = failure_of(wrong)
+        refused += isinstance(error, CheckpointError)
+        assert error is None or str(wrong) in str(error) or "must have one element" in str(error)  # a tensor of another shape
+    assert refused >= 2
+
+
+@pytest.mark.parametrize("name", ["update", "forward", "_defaults", "device", "training", "__class__"])
+def test_a_file_sets_nothing_else(tmp_path, name):
+    module = nn.Module()
+    module.mean = MeanMetric()
+    with pytest.raises(ValueError, match=f"mean has no {name} such as the checkpoint holds"):
+        put_back(module, {"mean": {"values": {name: torch.zeros(1)}, "updates": 1}}, torch.device("cpu"), "a.ckpt")
 
 
 def test_what_is_held_is_a_copy_and_comes_back():
@@ -250,7 +284,7 @@ def test_what_is_held_is_a_copy_and_comes_back():
     held = gathered(module)
     module.mean.update(5.0)
     module.list.update(torch.tensor([0.3]), torch.tensor([0]))
-    assert put_back(module, held, torch.device("cpu")) == []
+    assert put_back(module, held, torch.device("cpu"), "a.ckpt") == []
     assert module.mean.compute() == 3.0 and module.mean.update_count == 1 and len(module.list.preds) == 1
 
 

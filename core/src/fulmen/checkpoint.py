@@ -263,8 +263,9 @@ def check_training(checkpoint: Mapping[str, Any], path: str) -> None:
     """Raise :class:`CheckpointError` where a part is missing, or of another kind than what fulmen writes."""
     check_like(checkpoint, _WEIGHTS, path)
     check_like(checkpoint, _TRAINING, path, complete=True)
-    unfinished = {key: _POSITION[key] for key in ("progress", "window", "gradients", "metrics")}
-    check_like(checkpoint, {"ranks": [{**_OWN, "unfinished": unfinished}]}, path)
+    gathered: dict[str, Any] = {"gathered": {}}
+    unfinished = {**gathered, **{key: _POSITION[key] for key in ("progress", "window", "gradients", "metrics")}}
+    check_like(checkpoint, {"loops": {"fit_loop": gathered}, "ranks": [{**_OWN, "unfinished": unfinished}]}, path)
 
 
 def read_for(stage: str, path: str) -> dict[str, Any]:

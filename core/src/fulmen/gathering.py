@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fulmen.errors import CheckpointError
+from fulmen.likeness import check_like
 
 _COUNT = "_update_count"
 """Where torchmetrics keeps how often a metric was updated. It can be read as ``update_count``, and is needed for means."""
@@ -56,19 +56,21 @@ def _state(part: Any) -> dict[str, Any]:
     return {"state": _copy(part.state_dict())}
 
 
-def put_back(module: nn.Module, saved: Mapping[str, Mapping[str, Any]], device: torch.device) -> list[str]:
+def put_back(module: nn.Module, saved: Mapping[str, Mapping[str, Any]], device: torch.device, source: str) -> list[str]:
     """Let the parts of a module hold what they held.
 
     Args:
         module: The module.
         saved: What :func:`gathered` gave.
         device: Where tensors go.
+        source: The path of the checkpoint.
 
     Returns:
         The names of parts that gathered something and do not exist any more.
 
     Raises:
-        CheckpointError: It is of another kind than what a part holds.
+        CheckpointError: The state of an object is of another kind than its own.
+        ValueError: A metric does not hold such values.
     """
     parts, missing = gathering_parts(module), []
     for name, state in saved.items():
@@ -78,6 +80,7 @@ def put_back(module: nn.Module, saved: Mapping[str, Mapping[str, Any]], device: 
         elif "values" in state:
             _put_values(part, name, _copy(state["values"], device), int(state["updates"]))
         else:
+            check_like(state["state"], part.state_dict(), source, name)
             part.load_state_dict(_copy(state["state"], device))
     return missing
 
@@ -85,8 +88,9 @@ def put_back(module: nn.Module, saved: Mapping[str, Mapping[str, Any]], device: 
 def _put_values(part: Any, name: str, values: Mapping[str, Any], updates: int) -> None:
     own = part.metric_state
     for key, value in values.items():
-        if key not in own or isinstance(value, torch.Tensor) != isinstance(own[key], torch.Tensor):
-            raise CheckpointError(f"{name} has no {key} such as the checkpoint holds: another metric, or other options")
+        items = value if isinstance(value, list) else [value]
+        if key not in own or type(value) is not type(own[key]) or not all(isinstance(item, torch.Tensor) for item in items):
+            raise ValueError(f"{name} has no {key} such as the checkpoint holds: another metric, or other options")
         setattr(part, key, value)
     if hasattr(part, _COUNT):
         setattr(part, _COUNT, updates)

@@ -55,7 +55,7 @@ def restore_gathered(run: Run, checkpoint: Mapping[str, Any]) -> list[str]:
     ranks = [rank.get("unfinished", {}) for rank in checkpoint.get("ranks", [])] or [checkpoint["loops"]["fit_loop"]]
     if len(ranks) == run.runtime.world_size:
         own = ranks[run.runtime.global_rank].get("gathered", {})
-        lost = put_back(run.module, own, run.device)
+        lost = put_back(run.module, own, run.device, run.resumed_from)
     else:
         lost = sorted({name for rank in ranks for name, held in rank.get("gathered", {}).items() if held.get("updates", 1)})
     return [
