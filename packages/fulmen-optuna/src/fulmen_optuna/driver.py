@@ -9,7 +9,6 @@ from typing import Any, Literal
 import optuna
 
 from fulmen import ConfigurationError
-from fulmen.errors import listing
 from fulmen_optuna.job import Job, run_trials
 from fulmen_optuna.storages import count_finished, give_up_orphans, open_storage
 from fulmen_optuna.workers import run_in_processes
@@ -35,9 +34,8 @@ def optimize(
 ) -> optuna.Study | None:
     """Run a study until ``n_trials`` trials are finished, those of earlier calls included.
 
-    A trial that raises, or whose value is no number or NaN, is marked as failed, with its traceback in
-    ``trial.user_attrs["error"]``. One whose process died is marked likewise by the next call, and its parameters are queued
-    again. The README explains each option.
+    A trial that raises, or whose value is no number, is marked as failed, with its traceback in ``user_attrs["error"]``. One
+    whose process died is marked likewise by the next call, and its parameters are queued again. The README explains all options.
 
     Args:
         objective: Called with each trial; returns its value, or a :class:`fulmen.Module` to train here, with pruning. New
@@ -64,11 +62,9 @@ def optimize(
         ConfigurationError: An option has a wrong value.
     """
     _check_options(n_trials, direction, storage, workers, on_error)
-    of_modules = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders, "datamodule": datamodule}
-    _check_monitor(monitor, {**of_modules, "trainer": trainer})
     folder = None if folder is None else os.path.abspath(folder)
     job = Job(
-        objective, train_dataloaders, val_dataloaders, datamodule, monitor, dict(trainer or {}), folder, on_error, storage,
+        objective, train_dataloaders, val_dataloaders, datamodule, monitor, trainer, folder, on_error, storage,
         study_name or "fulmen", sampler, pruner,
     )  # fmt: skip
     runtime = job.shared_runtime()
@@ -92,16 +88,6 @@ def _check_options(n_trials: Any, direction: Any, storage: Any, workers: Any, on
         raise ConfigurationError(
             f"optimize workers={workers} needs a storage that processes share; pass storage='study.journal' or "
             "storage='sqlite:///study.db'"
-        )
-
-
-def _check_monitor(monitor: str | None, of_modules: Mapping[str, Any]) -> None:
-    """Find out before the first trial that modules will be trained, and nobody said what their value is."""
-    given = [name for name, value in of_modules.items() if value is not None]
-    if monitor is None and given:
-        raise ConfigurationError(
-            f"optimize needs monitor= with {listing(given)}: they are for an objective that returns a module, and which metric "
-            "is its value?"
         )
 
 

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Job:
     val_dataloaders: Any
     datamodule: Any
     monitor: str | None
-    options: dict[str, Any]
+    trainer: Mapping[str, Any] | None
     folder: str | None
     on_error: str
     storage: Any
@@ -41,9 +41,18 @@ class Job:
     sampler: Any
     pruner: Any
 
+    def __post_init__(self) -> None:
+        """Find out before the first trial that modules will be trained, and nobody said what their value is."""
+        given = [n for n in ("train_dataloaders", "val_dataloaders", "datamodule", "trainer") if getattr(self, n) is not None]
+        if self.monitor is None and given:
+            raise ConfigurationError(
+                f"optimize needs monitor= with {listing(given)}: they are for an objective that returns a module, and which "
+                "metric is its value?"
+            )
+
     def make_trainer(self, trial: Any) -> Trainer:
         """A trainer with parts of its own, that prunes."""
-        options = copy.deepcopy(self.options)
+        options = copy.deepcopy(dict(self.trainer or {}))
         given = options.pop("callbacks", None) or []
         callbacks = [*(given if isinstance(given, (list, tuple)) else [given])]
         if self.monitor is not None:
@@ -55,10 +64,10 @@ class Job:
 
     def shared_runtime(self) -> Runtime | None:
         """Through which the ranks of a distributed run agree, each of which called ``optimize``; ``None``: one process."""
-        if not self.options:
+        if not self.trainer:
             return None
         quiet = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
-        runtime = Trainer(**{**copy.deepcopy(self.options), **quiet}).runtime
+        runtime = Trainer(**{**copy.deepcopy(dict(self.trainer)), **quiet}).runtime
         return None if runtime.starts_processes or runtime.world_size == 1 else runtime
 
 
