@@ -35,7 +35,7 @@ def optimize(
     """Run a study until ``n_trials`` trials are finished, those of earlier calls included.
 
     A trial that raises, or whose value is no number, is marked as failed, with its traceback in ``user_attrs["error"]``. One
-    whose process died is marked likewise by the next call, and its parameters are queued again. The README explains all options.
+    whose process died is marked likewise by the next call, and its parameters are queued again. The README says more.
 
     Args:
         objective: Called with each trial; returns its value, or a :class:`fulmen.Module` to train here, with pruning. New
