@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fulmen.checkpoint import apply, apply_loggers, check_savable, find_checkpoint, read_for, release_resumed, remove_unfinished
+from fulmen.contracts.callback import RUNNING
 from fulmen.contracts.logger import Status
 from fulmen.contracts.module import Module
 from fulmen.data import has_loader
@@ -33,6 +34,7 @@ def running(run: Run, ckpt_path: Any) -> Iterator[None]:
     check_contract(run)
     with ExitStack() as stack:
         run.status = "running"
+        stack.callback(RUNNING.reset, RUNNING.set(run.module))
         stack.callback(run.runtime.close)
         run.runtime.open()
         stack.enter_context(backend_switches(run))

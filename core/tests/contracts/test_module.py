@@ -12,6 +12,7 @@ from torch import nn
 from fulmen import CheckpointError, Module, ModuleError, PluginError
 from fulmen.contracts.module import load_weights
 from fulmen.testing import Regression, Validated, batches, network, quiet, same_weights
+from fulmen.testing.fakes import RecordingLogger
 
 
 def test_without_a_trainer_it_is_a_torch_module():
@@ -225,3 +226,56 @@ def test_exports_name_the_package_that_makes_them(tmp_path, monkeypatch):
     for method, name in packages.items():
         with pytest.raises(PluginError, match=f"needs the package fulmen-{name}: pip install fulmen-{name}"):
             getattr(Regression(), method)(tmp_path / "a")
+
+
+# ---- Arguments of self.log
+
+
+class Logging(Regression):
+    """Logs with given arguments."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def training_step(self, batch, batch_idx):
+        self.call(self)
+        return super().training_step(batch, batch_idx)
+
+
+def test_log_dict_takes_the_arguments_of_log_in_their_order():
+    recorded = RecordingLogger()
+    module = Logging(lambda m: m.log_dict({"a": 1.0, "b": 2.0}, True, True, True, True, "sum", batch_size=3))
+    trainer = quiet(max_epochs=1, logger=recorded, log_every_n_steps=1)
+    trainer.fit(module, batches(4))
+    assert trainer.callback_metrics.keys() == {"a", "a_step", "a_epoch", "b", "b_step", "b_epoch"}
+    assert (trainer.callback_metrics["b_epoch"], trainer.progress_bar_metrics["a_step"]) == (8, 1)
+
+
+def test_arguments_of_lightning_that_ask_for_nothing_are_let_through():
+    module = Logging(
+        lambda m: m.log("a", 1.0, enable_graph=False, sync_dist_group=None, metric_attribute="accuracy", on_epoch=True)
+    )
+    trainer = quiet(max_epochs=1)
+    trainer.fit(module, batches(1))
+    assert trainer.callback_metrics["a_epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [
+        ({"enable_graph": True}, ": values are detached; keep the tensor itself where you need its graph"),
+        (
+            {"sync_dist_group": "g"},
+            ": sync_dist=True combines over all ranks; for fewer, reduce the value with torch.distributed before",
+        ),
+        ({"prog_bra": True}, "; did you mean 'prog_bar'?"),
+        ({"colour": "red"}, ""),
+    ],
+)
+def test_other_arguments_are_errors(argument, remedy):
+    ((name, value),) = argument.items()
+    for call in (lambda m: m.log("a", 1.0, **argument), lambda m: m.log_dict({"a": 1.0}, **argument)):
+        with pytest.raises(ModuleError) as caught:
+            quiet(max_epochs=1).fit(Logging(call), batches(1))
+        assert str(caught.value) == f"self.log('a') has no argument {name}={value!r}{remedy}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fulmen.contracts.data_hooks import Stage
+from fulmen.errors import ModuleError, listing
 
 if TYPE_CHECKING:
     from fulmen.contracts.module import Module
     from fulmen.trainer import Trainer
+
+RUNNING: ContextVar[Module] = ContextVar("fulmen.running")
+"""The module of the run that goes on in this thread, the innermost where one goes on inside another. Set by the run."""
 
 
 class Callback:
@@ -20,7 +26,7 @@ class Callback:
 
     Callbacks run in the order of the list, all of them before the module's hook of the same name, except those that
     set :attr:`runs_last`. They read ``trainer`` and ask it (``trainer.should_stop = True``, ``trainer.request_stop``);
-    they may log with ``module.log``.
+    they may log with :meth:`log`, which is ``module.log``.
 
     >>> class Hello(Callback):
     ...     def on_train_start(self, trainer, module): print("training", type(module).__name__)
@@ -52,6 +58,33 @@ class Callback:
 
     def teardown(self, trainer: Trainer, module: Module, stage: Stage) -> None:
         """A run ends, also after an exception."""
+
+    # ---- Logging
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """:meth:`fulmen.Module.log` of the module that runs: the same arguments, at the same moments, in the same record.
+
+        Raises:
+            ModuleError: Nothing runs.
+        """
+        self._logging_module([name]).log(name, value, *args, **kwargs)
+
+    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """:meth:`fulmen.Module.log_dict` of the module that runs.
+
+        Raises:
+            ModuleError: Nothing runs.
+        """
+        self._logging_module(dictionary).log_dict(dictionary, *args, **kwargs)
+
+    def _logging_module(self, names: Iterable[str]) -> Module:
+        module = RUNNING.get(None)
+        if module is None:
+            raise ModuleError(
+                f"{type(self).__name__} cannot log {listing(names)}: no trainer runs in this thread; log in the hooks of a "
+                "callback that a trainer was given"
+            )
+        return module
 
     # ---- Fit
 

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from fulmen.contracts.data_hooks import DataHooks
 from fulmen.contracts.exporter import ready_to_export
 from fulmen.contracts.hyperparameters import HasHyperparameters, init_arguments_from, read_hparams_file
 from fulmen.contracts.module_hooks import ModuleHooks
-from fulmen.errors import CheckpointError, ModuleError, listing, warn
+from fulmen.errors import CheckpointError, ModuleError, did_you_mean, listing, warn
 from fulmen.likeness import check_like, restoring
 from fulmen.storage import read_checkpoint
 
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from fulmen.trainer import Trainer
 
 Self = TypeVar("Self", bound="Module")
+NOT_IN_LOG = {
+    "enable_graph": "values are detached; keep the tensor itself where you need its graph",
+    "sync_dist_group": "sync_dist=True combines over all ranks; for fewer, reduce the value with torch.distributed before",
+    "metric_attribute": "",
+}
+"""Arguments of Lightning's ``self.log`` that ask for nothing with ``None`` or ``False``: what to do instead of others.
+
+Without a remedy, no value asks for anything: an object that computes a metric is known from the call itself.
+"""
 
 
 class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
@@ -121,6 +130,7 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         add_dataloader_idx: bool = True,
         batch_size: int | None = None,
         rank_zero_only: bool = False,
+        **unknown: NoReturn,
     ) -> None:
         """Record a scalar. Never waits for the device.
 
@@ -136,10 +146,13 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
             add_dataloader_idx: With several loaders, append ``/dataloader_idx_N`` to the name.
             batch_size: The weight in the mean; ``None`` takes the first dimension of the first tensor in the batch.
             rank_zero_only: Rank 0 alone logs this key, and no exchange happens.
+            **unknown: Nothing: an error that says what was meant. Arguments of Lightning that ask for nothing are let through.
 
         Raises:
-            ModuleError: The key, the value or the moment does not allow it; the message says which.
+            ModuleError: The key, an argument, the value or the moment does not allow it; the message says which.
         """
+        if unknown:
+            check_log_arguments(name, unknown)
         run = self._run
         if run is None:
             return warn(
@@ -148,10 +161,19 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         declared = (prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx, rank_zero_only)
         run.metrics.log(name, value, declared, batch_size)
 
-    def log_dict(self, dictionary: Mapping[str, Any], prog_bar: bool = False, logger: bool = True, **options: Any) -> None:
-        """:meth:`log` for each key and value; ``options`` are those of :meth:`log`."""
+    def log_dict(
+        self,
+        dictionary: Mapping[str, Any],
+        prog_bar: bool = False,
+        logger: bool = True,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[..., Any] = "mean",
+        **options: Any,
+    ) -> None:
+        """:meth:`log` for each key and value, with its arguments in its order; ``options`` are the others of them."""
         for name, value in dictionary.items():
-            self.log(name, value, prog_bar, logger, **options)
+            self.log(name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, **options)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on rank 0, above the progress bar."""
@@ -399,6 +421,20 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
 _FOR_PYTHON = [name for name, value in inspect.getmembers(Module) if isinstance(value, property)]
 Module.__jit_unused_properties__ = _FOR_PYTHON  # type: ignore[attr-defined]
 Module.__jit_ignored_attributes__ = [*_FOR_PYTHON, *Module.__annotations__]  # type: ignore[attr-defined]
+
+
+def check_log_arguments(name: str, unknown: Mapping[str, Any]) -> None:
+    """Refuse arguments that ``self.log`` does not have.
+
+    Raises:
+        ModuleError: One of them asks for something.
+    """
+    known = inspect.signature(Module.log).parameters
+    for argument, value in unknown.items():
+        remedy = NOT_IN_LOG.get(argument)
+        if remedy is None or (remedy and value not in (None, False)):
+            hint = f": {remedy}" if remedy else did_you_mean(argument, known)
+            raise ModuleError(f"self.log({name!r}) has no argument {argument}={value!r}{hint}")
 
 
 def load_weights(
