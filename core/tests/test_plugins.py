@@ -460,7 +460,7 @@ def test_something_of_another_kind_is_refused(site):
     with pytest.raises(PluginError) as caught:
         found.build("profiler", 3.5)
     assert str(caught.value) == (
-        f"3.5 is no Profiler; a profiler is given as a name (installed: {listing(found.names('profiler'))}), "
+        f"3.5 is no Profiler; give the profiler as a name (installed: {listing(found.names('profiler'))}), "
         "as 'name?key=value', as {'name': ...}, or as an instance"
     )
 

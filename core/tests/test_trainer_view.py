@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fulmen import Callback
+from fulmen import Callback, Options, Trainer
+from fulmen.known import ELSEWHERE
 from fulmen.testing import Validated, batches, quiet, same_weights
+from fulmen.trainer_names import TrainerNames
 
 
 def test_before_a_run_there_is_nothing_to_see():
@@ -26,6 +28,38 @@ def test_before_a_run_there_is_nothing_to_see():
         0,
         1,
     )
+
+
+def test_parts_and_options_have_the_names_that_users_know(tmp_path):
+    options = {"limit_val_batches": 2, "gradient_clip_val": 0.5, "log_every_n_steps": 3, "val_check_interval": 0.5}
+    trainer = quiet(max_epochs=1, precision=64, accelerator="cpu", **options)
+    assert (trainer.accelerator, trainer.strategy) == (trainer.runtime.accelerator, trainer.runtime.strategy)
+    assert (trainer.precision, trainer.precision_plugin) == ("64-true", trainer.runtime.precision)
+    shared = [name for name, value in vars(TrainerNames).items() if name in Options.__slots__ and isinstance(value, property)]
+    assert set(options) < set(shared)
+    assert {name: getattr(trainer, name) for name in shared} == {name: getattr(trainer.options, name) for name in shared}
+    assert (trainer.lightning_module, trainer.ckpt_path) == (None, None)
+    module = Validated()
+    trainer.fit(module, batches(2), batches(2))
+    assert trainer.lightning_module is trainer.model is module
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer = quiet(max_epochs=2, precision=64)
+    trainer.fit(module, batches(2), batches(2), ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.ckpt_path == str(tmp_path / "a.ckpt")
+
+
+def test_an_option_that_is_read_only_cannot_be_set():
+    with pytest.raises(AttributeError):
+        quiet().limit_val_batches = 0
+
+
+@pytest.mark.parametrize("name", ELSEWHERE["attribute"])
+def test_what_has_another_name_here_says_which(name):
+    for owner in (quiet(), Trainer):
+        with pytest.raises(AttributeError) as caught:
+            getattr(owner, name)
+        assert str(caught.value) == f"Trainer has no attribute {name!r}; {ELSEWHERE['attribute'][name]}"
+        assert not hasattr(owner, name)
 
 
 def test_the_phases_of_the_runs():

@@ -100,7 +100,7 @@ _OTHERS = {
 }
 _HOMES = {**{name: f"contracts.{home}" for name, home in _CONTRACTS.items()}, **_OTHERS}
 _get, __dir__ = attributes("fulmen", {name: _HOMES.get(name, "errors") for name in __all__})
-_MODULES = ("callbacks", "loggers", "profilers")  # so that `fulmen.callbacks.Timer` needs no import of its own
+_MODULES = ("callbacks", "loggers", "profilers", "strategies")  # so that `fulmen.callbacks.Timer` needs no import of its own
 
 
 def __getattr__(name: str) -> Any:

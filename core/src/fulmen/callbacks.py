@@ -11,4 +11,4 @@ from fulmen.plugins import class_lookup
 
 __all__ = ["Callback", "Checkpoint", "ProgressBar"]
 
-__getattr__ = class_lookup("callback", "progress")
+__getattr__, __dir__ = class_lookup(__name__, "callback", "progress")

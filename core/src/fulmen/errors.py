@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 
-from fulmen.known import COUNTERPARTS
+from fulmen.known import COUNTERPARTS, advice
 
 _INSIDE = (os.path.dirname(__file__), contextlib.__file__)
 
@@ -28,6 +28,14 @@ class ConfigurationError(FulmenError, ValueError):
 
 class PluginError(FulmenError, LookupError):
     """A plugin or provider cannot be found, is claimed twice, or does not work."""
+
+
+class MissingNameError(PluginError, AttributeError):
+    """``fulmen.callbacks``, or another module of parts, has no such class."""
+
+
+class MissingModuleError(PluginError, ModuleNotFoundError):
+    """There is no such name to import; the message is the one that using it as an attribute would give."""
 
 
 class ModuleError(FulmenError, RuntimeError):
@@ -64,11 +72,19 @@ def listing(items: Iterable[object]) -> str:
 def nearest(value: str, options: Iterable[str]) -> str | None:
     """What is called so elsewhere, or the nearest spelling, among ``options``; ``None`` where none is near."""
     known = list(options)
-    counterpart = COUNTERPARTS.get(value)
-    return counterpart if counterpart in known else next(iter(difflib.get_close_matches(value, known, n=1, cutoff=0.6)), None)
+    for same in (COUNTERPARTS.get(value), value.lower()):
+        if same in known:
+            return same
+    return next(iter(difflib.get_close_matches(value, known, n=1, cutoff=0.6)), None)
 
 
-def did_you_mean(value: str, options: Iterable[str]) -> str:
-    """``; did you mean 'ddp'?`` for the nearest spelling among ``options``, or nothing where none is near."""
-    near = nearest(value, options)
-    return f"; did you mean {near!r}?" if near else ""
+def did_you_mean(value: str, options: Iterable[str], kind: str = "") -> str:
+    """``; did you mean 'ddp'?`` for the nearest spelling among ``options``, or nothing where none is near.
+
+    Args:
+        value: What was written.
+        options: What could have been.
+        kind: Where it was looked for; what :data:`fulmen.known.ELSEWHERE` says of the name there comes first.
+    """
+    elsewhere, near = advice(kind, value), nearest(value, options)
+    return f"; {elsewhere}" if elsewhere else f"; did you mean {near!r}?" if near else ""

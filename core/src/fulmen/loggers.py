@@ -10,4 +10,4 @@ from fulmen.plugins import class_lookup
 
 __all__ = ["Logger"]
 
-__getattr__ = class_lookup("logger")
+__getattr__, __dir__ = class_lookup(__name__, "logger")

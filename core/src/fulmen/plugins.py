@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import time
 import warnings
 from collections import Counter
@@ -20,8 +21,9 @@ from typing import Any
 import pluggy
 
 from fulmen import hookspecs
-from fulmen.errors import ConfigurationError, FulmenError, PluginError, did_you_mean, listing, warn
+from fulmen.errors import ConfigurationError, FulmenError, MissingNameError, PluginError, did_you_mean, listing, warn
 from fulmen.known import CLASSES, extra_for, install_line
+from fulmen.lazy import explain_imports
 from fulmen.project import PluginSettings, nearest_project
 from fulmen.registry import CONTRACTS, Provider, Registry, construct, import_target, parse_spec
 
@@ -161,13 +163,18 @@ class PluginSet:
         Raises:
             PluginError: Nobody provides it; the message says what to install where that is known.
         """
-        offered = {provider.class_name: provider for provider in self.registry.providers if provider.kind in kinds}
+        offered = self.classes(kinds)
         if name in offered:
             return offered[name].load()
         if name in CLASSES:
             raise PluginError(f"{name} needs the package fulmen-{CLASSES[name]}: {install_line(CLASSES[name])}{self.excuses()}")
-        guess = did_you_mean(name, {*offered, *CLASSES})
+        meant = next((each.class_name for each in offered.values() if each.name == name), name)
+        guess = did_you_mean(meant, {*offered, *CLASSES}, "class")
         raise PluginError(f"nobody provides a class {name!r}{guess} (installed: {listing(sorted(offered))}){self.excuses()}")
+
+    def classes(self, kinds: Iterable[str]) -> dict[str, Provider]:
+        """The classes of these kinds that installed plugins provide, by name."""
+        return {provider.class_name: provider for provider in self.registry.providers if provider.kind in kinds}
 
     def options(self, provider: Provider) -> Mapping[str, Any]:
         """What the project sets for the arguments of a part: under ``kind.name``, or else under ``name``."""
@@ -183,7 +190,7 @@ class PluginSet:
         if isinstance(part, contract):
             return part
         raise PluginError(
-            f"{part!r} is no {contract.__name__}; a {kind} is given as a name (installed: {listing(self.names(kind))}), "
+            f"{part!r} is no {contract.__name__}; give the {kind} as a name (installed: {listing(self.names(kind))}), "
             f"as 'name?key=value', as {{'name': ...}}, or as an instance"
         )
 
@@ -256,7 +263,7 @@ class PluginSet:
             if not found and name != "builtin":
                 names = sorted(plugin.name for plugin in installed)
                 extra = extra_for(name)
-                remedy = f": {install_line(extra)}" if extra else did_you_mean(name, names)
+                remedy = f": {install_line(extra)}" if extra else did_you_mean(name, names, "strategy")
                 self._fail(f"{who} is not installed{remedy} (installed: {listing(names)})")
             if len(found) > 1:
                 origins = " and ".join(plugin.distribution for plugin in found)
@@ -404,12 +411,29 @@ def _by_name(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[.
     return call
 
 
-def class_lookup(*kinds: str) -> Callable[[str], type]:
-    """A module's ``__getattr__`` that finds the classes of installed plugins by name."""
+def class_lookup(module: str, *kinds: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__getattr__`` and ``__dir__`` of a module that has the classes of installed plugins beside what it defines.
 
-    def lookup(name: str) -> type:
+    Its ``__all__`` is for type checkers: from here on, ``*`` imports the classes of the plugins as well.
+
+    Args:
+        module: Its ``__name__``.
+        *kinds: The kinds of parts whose classes it has.
+    """
+    own = vars(sys.modules[module]).pop("__all__")
+    explain_imports(module)
+
+    def names() -> list[str]:
+        return sorted({*own, *PluginSet.discover().classes(kinds)})
+
+    def lookup(name: str) -> Any:
+        if name == "__all__":
+            return names()
         if name.startswith("_"):
-            raise AttributeError(name)
-        return PluginSet.discover().load_class(name, kinds)
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        try:
+            return PluginSet.discover().load_class(name, kinds)
+        except PluginError as error:
+            raise MissingNameError(str(error)) from error
 
-    return lookup
+    return lookup, names

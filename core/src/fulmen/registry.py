@@ -12,7 +12,7 @@ from functools import partialmethod
 from typing import Any
 
 from fulmen.errors import ConfigurationError, PluginError, did_you_mean, listing, nearest
-from fulmen.known import KNOWN, install_line
+from fulmen.known import KNOWN, advice, install_line
 
 CONTRACTS: dict[str, str] = {
     "accelerator": "fulmen.contracts.accelerator:Accelerator",
@@ -173,10 +173,12 @@ class Registry:
         installed, known = self.names(kind), KNOWN.get(kind, {})
         if name in known:
             return f"{kind} {name!r} needs the package fulmen-{known[name]}: {install_line(known[name])}"
+        others = [other for other in CONTRACTS if name in self.names(other) or name in KNOWN.get(other, {})]
         guess = nearest(name, [*installed, *known])
         install = f" ({install_line(known[guess])})" if guess in known and guess not in installed else ""
-        meant = f"; did you mean {guess!r}?{install}" if guess else ""
-        return f"{kind} {name!r} is not registered{meant} (installed: {listing(installed)})"
+        meant = advice(kind, name) or (f"use {others[0]}={name!r}" if others else "")
+        meant = meant or (f"did you mean {guess!r}?{install}" if guess else "")
+        return f"{kind} {name!r} is not registered{meant and '; '}{meant} (installed: {listing(installed)})"
 
 
 def same_distribution(one: str, other: str) -> bool:

@@ -45,7 +45,7 @@ class Runtime:
     Args:
         accelerator: ``"auto"`` (the best that is available), a name, or an :class:`Accelerator`.
         strategy: ``"auto"`` (one process for one device, else ``"ddp"``), a name, or a :class:`Strategy`.
-        devices: ``"auto"``, a count, or indices; see :meth:`Accelerator.parse_devices`.
+        devices: ``"auto"``, a count, or indices; see :meth:`Accelerator.parse_devices`. ``None`` is ``"auto"`` in all three.
         num_nodes: Machines that take part.
         precision: A name such as ``"bf16-mixed"``, or a :class:`Precision`.
         environment: Where the processes come from; ``None`` detects it.
@@ -58,9 +58,9 @@ class Runtime:
 
     def __init__(
         self,
-        accelerator: str | Mapping[str, Any] | Accelerator = "auto",
-        strategy: str | Mapping[str, Any] | Strategy = "auto",
-        devices: Devices = "auto",
+        accelerator: str | Mapping[str, Any] | Accelerator | None = "auto",
+        strategy: str | Mapping[str, Any] | Strategy | None = "auto",
+        devices: Devices | None = "auto",
         num_nodes: int = 1,
         precision: str | int | Mapping[str, Any] | Precision | None = None,
         *,
@@ -68,11 +68,11 @@ class Runtime:
         plugins: PluginSet | None = None,
     ) -> None:
         self.plugins = plugins or PluginSet.discover()
-        self.accelerator = choose_accelerator(accelerator, self.plugins)
-        indices = self.accelerator.parse_devices(devices)
+        self.accelerator = choose_accelerator("auto" if accelerator is None else accelerator, self.plugins)
+        indices = self.accelerator.parse_devices("auto" if devices is None else devices)
         found = self.accelerator.devices(indices)
         self.environment = environment or detect_environment(self.plugins)
-        if strategy == "auto":
+        if strategy is None or strategy == "auto":
             several = self.environment is not None and self.environment.world_size() > 1
             alone = len(found) == 1 and num_nodes == 1 and not several
             strategy = self.accelerator.default_strategy or ("single_device" if alone else "ddp")

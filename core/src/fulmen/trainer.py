@@ -39,18 +39,6 @@ from fulmen.state import Run
 from fulmen.trainer_view import TrainerView
 
 Path = str | os.PathLike[str]
-REMOVED = {
-    "gpus": "use accelerator='gpu', devices=...",
-    "tpu_cores": "use accelerator='tpu', devices=...",
-    "checkpoint_callback": "use enable_checkpointing=...",
-    "progress_bar_refresh_rate": "pass a progress bar among callbacks=",
-    "resume_from_checkpoint": "use fit(..., ckpt_path=...)",
-    "auto_lr_find": "there is no learning-rate finder",
-    "auto_scale_batch_size": "there is no batch-size finder",
-    "weights_summary": "use enable_model_summary=...",
-    "stochastic_weight_avg": "pass StochasticWeightAveraging among callbacks=",
-}
-"""Arguments that Lightning's trainer had once: what to use instead."""
 
 
 class Trainer(TrainerView):
@@ -62,7 +50,7 @@ class Trainer(TrainerView):
     Args:
         accelerator: The kind of device; ``"auto"`` takes the best that is available.
         strategy: How processes share the work; ``"auto"``: one process for one device, else ``"ddp"``.
-        devices: ``"auto"``, a count, or indices.
+        devices: ``"auto"``, a count, or indices. ``None`` is ``"auto"`` in all three.
         num_nodes: Machines that take part.
         precision: Number formats, such as ``"bf16-mixed"``; ``None``: 32 bits.
         logger: One logger or several; ``None`` or ``True``: CSV files; ``False``: none.
@@ -79,9 +67,9 @@ class Trainer(TrainerView):
     def __init__(
         self,
         *,
-        accelerator: str | Mapping[str, Any] | Accelerator = "auto",
-        strategy: str | Mapping[str, Any] | Strategy = "auto",
-        devices: Devices = "auto",
+        accelerator: str | Mapping[str, Any] | Accelerator | None = "auto",
+        strategy: str | Mapping[str, Any] | Strategy | None = "auto",
+        devices: Devices | None = "auto",
         num_nodes: int = 1,
         precision: str | int | Mapping[str, Any] | Precision | None = None,
         logger: bool | str | Mapping[str, Any] | Logger | Iterable[Any] | None = None,
@@ -384,5 +372,4 @@ def check_names(unknown: Mapping[str, Any]) -> None:
         *(name for name in Trainer.__init__.__annotations__ if name != "return"),
     ]
     for name, value in unknown.items():
-        hint = f"; {REMOVED[name]}" if name in REMOVED else did_you_mean(name, known)
-        raise ConfigurationError(f"Trainer has no argument {name}={value!r}{hint}")
+        raise ConfigurationError(f"Trainer has no argument {name}={value!r}{did_you_mean(name, known, 'argument')}")

@@ -20,29 +20,22 @@ from fulmen.errors import ModuleError
 from fulmen.progress import Progress
 from fulmen.rng import isolated
 from fulmen.state import Phase, Run
+from fulmen.trainer_names import TrainerNames
 
 if TYPE_CHECKING:
     from fulmen.contracts.datamodule import DataModule
-    from fulmen.contracts.module import Module
     from fulmen.contracts.profiler import Profiler
     from fulmen.optimizers import SchedulerConfig
-    from fulmen.options import Options
-    from fulmen.runtime import Runtime
 
 INFINITE = float("inf")
 
 
-class TrainerView:
+class TrainerView(TrainerNames):
     """The part of :class:`fulmen.Trainer` that reads. Before the first run, metrics are empty and counts are 0."""
 
-    options: Options
-    """The plain options."""
-    runtime: Runtime
-    """Accelerator, strategy and precision."""
     profiler: Profiler | None
     _given_callbacks: list[Callback]
     _loggers: list[Logger]
-    _run: Run | None
     _fit_run: Run | None
 
     # ---- The run
@@ -233,13 +226,6 @@ class TrainerView:
         return self._run.metrics.showing(wait=not self._run.active) if self._run else {}
 
     # ---- Parts
-
-    @property
-    def module(self) -> Module | None:
-        """The module of the current or latest run."""
-        return self._run.module if self._run else None
-
-    model = module
 
     @property
     def datamodule(self) -> DataModule | None:
