@@ -303,6 +303,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
 def _read_local(path: Path, name: str, map_location: Any, verify: bool = True) -> dict[str, Any]:
     if not path.is_file():
         near = sorted(str(file) for file in path.parent.glob("*.ckpt"))
+        if not name:
+            raise CheckpointError("the path of the checkpoint is empty: the callback that gave it has saved none (yet)")
         raise CheckpointError(f"there is no checkpoint at {name}; checkpoints in that folder: {listing(near)}")
     payload: Any = None
     try:

@@ -244,12 +244,17 @@ class Trainer(TrainerView):
         """
         save(self._trained_run(), filepath, weights_only)
 
-    def collect_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
-        """What :meth:`save_checkpoint` would write now; every rank must call this.
+    def collect_checkpoint(self, weights_only: bool = False, alone: bool = False) -> dict[str, Any]:
+        """What :meth:`save_checkpoint` would write now; every rank must call this, unless ``alone``.
 
         Tensors are not copied: copy what is used later. :func:`fulmen.write_checkpoint` writes it.
+
+        Args:
+            weights_only: Only what is needed to use the module, not to continue its training.
+            alone: Ask nothing of other ranks, which may not come this far, as in ``on_exception``. What they have of their
+                own (random numbers, sums of the epoch's metrics, open gradients) is not in it, and a resume from it says so.
         """
-        return collect(self._trained_run(), weights_only)
+        return collect(self._trained_run(), weights_only, alone)
 
     def export(self, format: str, path: Path, input_sample: Any = None, *, model: Module | None = None, **options: Any) -> Any:
         """:meth:`fulmen.Module.export` for the module of the latest run, on rank 0; other ranks return at once.
@@ -340,7 +345,8 @@ class Trainer(TrainerView):
             return model, ckpt_path
         if self._run is None:
             raise ModuleError("this trainer has no module yet: pass one, or call fit before")
-        best = next((callback.best_model_path for callback in self.checkpoint_callbacks if callback.best_model_path), None)
+        comparing = [callback for callback in self.checkpoint_callbacks if callback.compares]
+        best = next((callback.best_model_path for callback in comparing if callback.best_model_path), None)
         if ckpt_path is None and best:
             self.print(f"using the best checkpoint: {best}")
         return self._run.module, ckpt_path or best

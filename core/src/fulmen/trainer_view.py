@@ -241,7 +241,7 @@ class TrainerView(TrainerNames):
     def checkpoint_callbacks(self) -> list[Checkpoint]:
         """The callbacks that write checkpoints; those that compare and know a best one first."""
         found = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
-        return sorted(found, key=lambda callback: type(callback).__name__ == "RecoveryCheckpoint")
+        return sorted(found, key=lambda callback: not callback.compares)
 
     @property
     def checkpoint_callback(self) -> Checkpoint | None:

@@ -467,3 +467,67 @@ def test_a_kill_before_the_older_file_was_removed(tmp_path, asynchronous):
     stranger = (other / "epoch=0-step=4.ckpt").rename(folder / "epoch=1-step=8.ckpt")
     fitted(RecoveryCheckpoint(folder, **options), path=folder / "epoch=2-step=12.ckpt", max_epochs=4)
     assert sorted(path.name for path in folder.glob("*.ckpt")) == [stranger.name, "epoch=3-step=16.ckpt"]
+
+
+@pytest.mark.filterwarnings(r"ignore:\[no-validation")
+def test_each_step_of_each_optimizer_counts(tmp_path):
+    class Two(Regression):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch, batch_idx))
+                optimizer.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(self.parameters(), 0.01) for _ in range(2)]
+
+    callback = Watching(tmp_path, every_n_steps=3, every_seconds=None)
+    fitted(callback, data=6, max_epochs=1, module=Two())
+    assert [names[0] for names in callback.seen] == [f"epoch=0-step={step}.ckpt" for step in (4, 6, 10, 12, 12)]
+
+
+# ---- The best
+
+
+@pytest.mark.filterwarnings(r"ignore:\[no-validation")
+def test_where_no_other_saves_the_newest_is_the_best(tmp_path):
+    callback = RecoveryCheckpoint(tmp_path)
+    trainer = fitted(callback, module=Validated())
+    assert callback.best_model_path == callback.last_model_path == f"{tmp_path}/epoch=1-step=8.ckpt"
+    assert (callback.best_model_score, callback.best_k_models) == (None, {})
+    assert type(trainer.module).load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    for parameter in trainer.module.parameters():
+        torch.nn.init.zeros_(parameter)
+    trainer.validate(dataloaders=batches(1), verbose=False)
+    assert not any(value.any() for value in trainer.module.parameters())  # the module as it is
+    trainer.validate(dataloaders=batches(1), ckpt_path="best", verbose=False)
+    assert all(value.any() for value in trainer.module.parameters())
+
+
+def test_beside_others_it_has_no_best(tmp_path):
+    callback = RecoveryCheckpoint(tmp_path)
+    trainer = fitted([callback, Saver(tmp_path, ())])
+    assert callback.last_model_path and callback.best_model_path == ""
+    assert trainer.checkpoint_callbacks[-1] is callback
+    with pytest.raises(CheckpointError, match="no callback of this trainer has a best checkpoint"):
+        trainer.validate(Validated(), batches(1), ckpt_path="best")
+
+
+@pytest.mark.filterwarnings(r"ignore:\[no-validation")
+def test_a_test_of_another_file_changes_nothing(tmp_path):
+    fitted(RecoveryCheckpoint(tmp_path / "one"), max_epochs=1, module=Validated())
+    callback = RecoveryCheckpoint(tmp_path / "two")
+    trainer = fitted(callback, module=Validated())
+    known = callback.best_model_path
+    trainer.validate(dataloaders=batches(1), ckpt_path=tmp_path / "one" / "epoch=0-step=4.ckpt", verbose=False)
+    assert (callback.best_model_path, callback.last_model_path) == (known, known)
+
+
+def test_an_empty_path_is_said_to_be_empty():
+    with pytest.raises(CheckpointError) as caught:
+        Regression.load_from_checkpoint("")
+    assert str(caught.value) == "the path of the checkpoint is empty: the callback that gave it has saved none (yet)"

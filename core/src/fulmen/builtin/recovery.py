@@ -34,12 +34,16 @@ class RecoveryCheckpoint(Checkpoint):
     it. From this follows how often is affordable. The trainer prints how much work can be lost at worst as soon as that is
     known. Where another callback has saved this very step, it is not saved again.
 
+    Where no other callback saves, ``best_model_path`` and ``ckpt_path="best"`` are the newest file, as with a
+    ``ModelCheckpoint`` without a monitor. ``trainer.test()`` without a module takes the module as it is.
+
     The older file is removed when the newer one is on the disk and has been verified. ``fit(ckpt_path="last")`` finds it.
 
     Args:
         dirpath: The folder or URL; ``None``: ``checkpoints`` in the logger's folder, or in ``default_root_dir`` without one.
         every_seconds: The longest time between two saves; ``None``: not by time.
-        every_n_steps: Save after every n-th optimizer step, whatever it costs; ``None``: not by steps.
+        every_n_steps: Save after every n-th optimizer step, at the end of its batch, whatever it costs; each step of each
+            optimizer counts, as in ``trainer.global_step``. ``None``: not by steps.
         max_cost: The share of the training time that saving may cost. It is saved as often as that allows, but not more
             often than every 30 seconds, and not less often than ``every_seconds``; an end of an epoch for which it does not
             suffice is not saved. ``None``: at intervals of ``every_seconds``, and at the end of every epoch.
@@ -49,6 +53,9 @@ class RecoveryCheckpoint(Checkpoint):
     Raises:
         ConfigurationError: An argument has a value that is not allowed.
     """
+
+    compares = False
+    best_model_score = None
 
     def __init__(
         self,
@@ -67,7 +74,8 @@ class RecoveryCheckpoint(Checkpoint):
         self.dirpath = None if dirpath is None else os.fspath(dirpath)
         self.every_seconds, self.every_n_steps = every_seconds, every_n_steps
         self.max_cost, self.asynchronous = max_cost, asynchronous
-        self._updates = 0  # at the latest look
+        self._step = 0  # at the latest look
+        self._fitting = self._is_only = True  # until a run says otherwise
         self._saved: tuple[int, ...] = ()  # the position in the newest file
         self._replaced = ""  # the file before that one, which is removed when that one is complete
         self._loaded: tuple[str, ...] = ()  # the names of both in a state that was loaded
@@ -82,13 +90,16 @@ class RecoveryCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, module: Module, stage: Stage) -> None:
         """Forget the file of an earlier training, and what saving cost there."""
-        if stage == "fit":
-            self.last_model_path, self.saved_batches, self._saved, self._alarm, self._replaced = "", -1, (), None, ""
+        self._fitting = stage == "fit"
+        if self._fitting:
+            self._is_only = len(trainer.checkpoint_callbacks) == 1
+            self._take_note("", -1, ())
+            self._alarm, self._replaced = None, ""
             self._blocked = self._used = self._writing = self._cost = self._spent = self._told = 0.0
 
     def on_train_start(self, trainer: Trainer, module: Module) -> None:
         """Start the clock. The first save comes soon, so that its cost is known."""
-        self._updates, self._first, self._began = trainer.progress.updates, trainer.progress.batches, monotonic()
+        self._step, self._first, self._began = trainer.global_step, trainer.progress.batches, monotonic()
         if trainer.is_global_zero and os.path.isfile(self._replaced):
             self._remove_replaced(trainer)
         if self.every_seconds is not None:
@@ -128,8 +139,9 @@ class RecoveryCheckpoint(Checkpoint):
         trainer.writer.finish()
 
     def _after_batch(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
-        before, self._updates = self._updates, trainer.progress.updates
-        if self.every_n_steps and before != self._updates and self._updates % self.every_n_steps == 0:
+        before, self._step = self._step, trainer.global_step
+        every = self.every_n_steps
+        if every and before // every != self._step // every:  # several optimizers may step in one batch
             self.save(trainer)
 
     # ---- What
@@ -149,11 +161,11 @@ class RecoveryCheckpoint(Checkpoint):
         trainer.writer.finish()  # so that what becomes of the earlier file is known
         before = (self.last_model_path, self.saved_batches, self._saved)
         self._replaced = before[0]
-        self.last_model_path, self.saved_batches, self._saved = path, position[0], position  # the file knows its own name
+        self._take_note(path, position[0], position)  # the file knows its own name
         try:
             payload = trainer.collect_checkpoint()
         except BaseException:
-            self.last_model_path, self.saved_batches, self._saved = before
+            self._take_note(*before)
             raise
         write = partial(self._write, path=path, older=before[0], began=began)
         finished = partial(self._finished, trainer, began, before)
@@ -162,6 +174,11 @@ class RecoveryCheckpoint(Checkpoint):
             self._blocked = monotonic() - began
         else:
             trainer.writer.write_now(payload, write, finished, path)
+
+    def _take_note(self, path: str, batches: int, position: tuple[int, ...]) -> None:
+        """Of the newest file."""
+        self.last_model_path, self.saved_batches, self._saved = path, batches, position
+        self.best_model_path = path if self._is_only else ""
 
     def _write(self, payload: dict[str, Any], path: str, older: str, began: float) -> None:
         """On rank 0, in the thread or not."""
@@ -197,7 +214,7 @@ class RecoveryCheckpoint(Checkpoint):
     def _finished(self, trainer: Trainer, began: float, before: tuple[str, int, Any], failure: CheckpointError | None) -> None:
         """Take note of how writing ended, and of what it cost. Between two steps, on every rank."""
         if failure is not None:
-            self.last_model_path, self.saved_batches, self._saved = before
+            self._take_note(*before)
             return
         self._cost = self._blocked + self._used if self.asynchronous else monotonic() - began
         self._spent += self._cost
@@ -245,13 +262,21 @@ class RecoveryCheckpoint(Checkpoint):
 
     # ---- State
 
+    @property
+    def best_k_models(self) -> dict[str, Any]:
+        """Nothing: there are no scores."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """The name of the file, and of the one that it takes the place of."""
         return {"last_model_path": self.last_model_path, "replaced": self._replaced}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue with the file that the training is resumed from."""
-        self.last_model_path, self._replaced = state_dict["last_model_path"], state_dict.get("replaced", "")
+        """Continue with the file that the training is resumed from. A test of another one leaves what is known as it is."""
+        if not self._fitting:
+            return
+        self._take_note(state_dict["last_model_path"], self.saved_batches, self._saved)
+        self._replaced = state_dict.get("replaced", "")
         self._loaded = (self.last_model_path, self._replaced)
 
 

@@ -225,8 +225,11 @@ class Checkpoint(Callback):
 
     runs_last = True
 
+    compares: bool = True
+    """Whether :attr:`best_model_path` was chosen: ``test`` without a module takes it. Otherwise it is the newest, or empty."""
+
     best_model_path: str = ""
-    """The best checkpoint so far, for callbacks that compare; empty for others."""
+    """The best checkpoint so far; empty before."""
 
     last_model_path: str = ""
     """The checkpoint that was written last; empty before. With a writer in the background, it may still be being written."""
