@@ -116,7 +116,8 @@ def test_files_that_are_gone_are_noticed(tmp_path, fit, names):
     with pytest.warns(FulmenWarning) as caught:
         fit(again, [5.0, 3.0, 4.0, 4.5], tmp_path / "last.ckpt")
     assert [str(warning.message) for warning in caught] == [
-        f"[checkpoint-missing] checkpoints that were kept are gone, and are not counted any more: {tmp_path}/epoch=1.ckpt"
+        "[checkpoint-missing] files that were kept when the checkpoint that is resumed was written are gone, and not counted "
+        f"any more: {tmp_path}/epoch=1.ckpt"
     ]
     assert (os.path.basename(again.best_model_path), float(again.best_model_score)) == ("epoch=2.ckpt", 4.0)
     assert names(tmp_path) == ["epoch=0.ckpt", "epoch=2.ckpt", "epoch=3.ckpt", "last.ckpt"]

@@ -11,6 +11,13 @@ from typing import Any
 from fulmen import ConfigurationError
 from fulmen_checkpoint.names import check_template
 
+_NEVER_CALLED = (
+    "_save_checkpoint", "_save_topk_checkpoint", "_save_last_checkpoint", "_save_monitor_checkpoint",
+    "_save_none_monitor_checkpoint", "_update_best_and_save", "_remove_checkpoint", "_should_skip_saving_checkpoint",
+    "_should_save_on_train_epoch_end", "_monitor_candidates", "check_monitor_top_k", "file_exists",
+)  # fmt: skip
+"""What people override in Lightning's class."""
+
 
 def check_arguments(given: Mapping[str, Any]) -> None:
     """Refuse what has no meaning.
@@ -45,6 +52,21 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"ModelCheckpoint save_last='link' is not possible at {given['dirpath']}, where there are no links; use "
             "save_last=True"
+        )
+
+
+def check_overrides(kind: type) -> None:
+    """Refuse a subclass that overrides what only Lightning's class of that name calls.
+
+    Raises:
+        ConfigurationError: It does; the message says what is called here.
+    """
+    names = [name for name in _NEVER_CALLED if hasattr(kind, name)]
+    if names:
+        raise ConfigurationError(
+            f"{kind.__name__}.{names[0]} is never called: it overrides a method of Lightning's ModelCheckpoint. Override what "
+            "fulmen calls: on_save_checkpoint to change what is in a file, on_train_epoch_end and on_validation_end for other "
+            "moments, format_checkpoint_name for other names; a logger's after_save_checkpoint is told of each complete file"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fulmen import CheckpointError, ConfigurationError, ModuleError
 from fulmen.contracts.logger import call_loggers
 from fulmen.errors import listing, warn
-from fulmen_checkpoint.arguments import check_arguments, yaml_of
+from fulmen_checkpoint.arguments import check_arguments, check_overrides
 from fulmen_checkpoint.intervals import TimeOfRankZero
 from fulmen_checkpoint.kept_files import KeptFiles
 from fulmen_checkpoint.places import Place, place_of
@@ -44,8 +44,9 @@ class ModelCheckpoint(KeptFiles):
         dirpath: Folder or URL (``s3://bucket/run``); ``None``: ``checkpoints`` in the logger's folder, or in
             ``default_root_dir`` without one.
         filename: Name without extension, with fields such as ``{epoch}``, ``{step}`` and ``{val_loss:.2f}``; ``None``:
-            ``"{epoch}-{step}"``. A metric that was not measured on the weights in the file is ``unknown``.
-        monitor: The logged metric to compare; ``None``: the newest file is the best.
+            ``"{epoch}-{step}"``. A metric that was not measured on the weights in the file is ``unknown``; one that is
+            logged with ``on_step`` and ``on_epoch`` is that of the step where the epoch has no value yet.
+        monitor: The logged metric to compare, or ``"epoch"`` or ``"step"``; ``None``: the newest file is the best.
         verbose: Print what is saved and what is not, and why.
         save_last: Also keep the newest state as ``last.ckpt``, whenever a saving is due and when the training ends.
             ``"link"``: as a symbolic link where it equals a kept file.
@@ -53,12 +54,15 @@ class ModelCheckpoint(KeptFiles):
         save_weights_only: Save what is needed to use the module, not to continue its training.
         mode: Whether ``"min"`` or ``"max"`` of the metric is better.
         auto_insert_metric_name: Write ``name=`` before each value in the file name; ``/`` in a name becomes ``_``.
-        every_n_train_steps: Save after every n-th optimizer step. 0 or ``None``: not by steps.
+        every_n_train_steps: Save after every n-th optimizer step, at the end of its batch; each step of each optimizer counts,
+            as in ``trainer.global_step``. 0 or ``None``: not by steps.
         train_time_interval: Save when so much time has passed: a timedelta, or seconds. ``None``: not by time.
         every_n_epochs: Save in every n-th epoch. 0: not by epochs; ``None``: 1 where nothing else is given, else 0.
         save_on_train_epoch_end: With ``every_n_epochs``: ``True``: save at the ends of epochs; ``False``: after validations;
-            ``None``: wherever the metric is measured, and at the ends of epochs without a monitor.
-        save_on_exception: Also save when the training fails, as ``exception-<name>.ckpt``.
+            ``None``: wherever the metric is measured, and at the ends of epochs without a monitor. What a validation at the
+            end of an epoch measures is saved at the end of the epoch, when the means of its training are known too.
+        save_on_exception: Also save when the training fails, as ``exception-<name>.ckpt``. Rank 0 does it alone: of several
+            ranks, the file lacks what the others have of their own, and a resume from it is not exact and says so.
         enable_version_counter: A file that another training left gets a neighbour ``<name>-v1.ckpt``; ``False``: it is
             replaced.
         asynchronous: Copy the state, and write it in a thread while the training goes on. A saving that is due while an
@@ -95,6 +99,7 @@ class ModelCheckpoint(KeptFiles):
         asynchronous: bool = False,
     ) -> None:
         check_arguments(locals())
+        check_overrides(type(self))
         self.dirpath = None if dirpath is None else os.fspath(dirpath)
         self.filename, self.monitor, self.mode, self.verbose = filename, monitor, mode, verbose
         self.save_last, self.save_top_k, self.save_weights_only = save_last, save_top_k, save_weights_only
@@ -119,7 +124,8 @@ class ModelCheckpoint(KeptFiles):
         self._last_saved = -1  # training batches done in last_model_path
         self.saved_batches = -1
         self._due = self._validated = self._warned = False
-        self._updates = 0  # at the latest look
+        self._at_end = False  # whether the latest validation was at the end of its epoch
+        self._step = 0  # at the latest look
         self._loaded: str | None = None  # the folder in a state that was loaded
         self._newest: list[str] = []  # the file that was written last, if it was to be kept, and the name that repeats it
         self._dropped: list[str] = []  # files that leave when that is done
@@ -130,24 +136,6 @@ class ModelCheckpoint(KeptFiles):
         self.best_model_path = self._ranking.best
         score = self._ranking.best_score
         self.best_model_score = None if score is None else torch.tensor(score, dtype=torch.float64)
-
-    @property
-    def best_k_models(self) -> dict[str, Tensor]:
-        """The files that are kept by their score, and their scores; empty without a monitor."""
-        scored = self._ranking.files.items()
-        return {path: torch.tensor(score, dtype=torch.float64) for path, score in scored if score is not None}
-
-    @property
-    def kth_best_model_path(self) -> str:
-        """The worst of the files that are kept; empty while there are fewer than ``save_top_k``, and without a monitor."""
-        return self._ranking.worst if len(self._ranking.files) == self.save_top_k else ""
-
-    @property
-    def kth_value(self) -> Tensor:
-        """What a score has to be better than to be kept; infinity (of the bad sign) while there is room."""
-        score = self._ranking.files.get(self.kth_best_model_path)
-        room = math.inf if self.mode == "min" else -math.inf
-        return torch.tensor(room if score is None else score, dtype=torch.float64)
 
     # ---- When
 
@@ -182,7 +170,8 @@ class ModelCheckpoint(KeptFiles):
         """The paths in a checkpoint are what somebody wrote there: only files of this training are replaced and removed."""
         gone, foreign = trainer.runtime.broadcast(self._not_own(trainer) if trainer.is_global_zero else None)
         if gone:
-            warn("checkpoint-missing", f"checkpoints that were kept are gone, and are not counted any more: {listing(gone)}")
+            text = "files that were kept when the checkpoint that is resumed was written are gone, and not counted any more"
+            warn("checkpoint-missing", f"{text}: {listing(gone)}")
         if foreign:
             warn(
                 "checkpoint-foreign",
@@ -231,7 +220,7 @@ class ModelCheckpoint(KeptFiles):
                 "ModelCheckpoint save_on_train_epoch_end=False saves after validations, and this training has none; leave it "
                 "out, or set it to True"
             )
-        self._updates = trainer.progress.updates
+        self._step = trainer.global_step
         if self.train_time_interval is not None:
             seconds = self.train_time_interval.total_seconds()
             if trainer.world_size > 1:
@@ -240,23 +229,29 @@ class ModelCheckpoint(KeptFiles):
                 trainer.every(seconds, lambda: self._interval_ended(trainer))
 
     def _after_batch(self, trainer: Trainer, module: Module, outputs: Any, batch: Any, batch_idx: int) -> None:
-        before, self._updates = self._updates, trainer.progress.updates
+        before, self._step = self._step, trainer.global_step
         if self._time is not None and self._time.is_over(trainer):
             self._interval_ended(trainer)
-        if self.every_n_train_steps and before != self._updates and self._updates % self.every_n_train_steps == 0:
+        every = self.every_n_train_steps
+        if every and before // every != self._step // every:  # several optimizers may step in one batch
             self._interval_ended(trainer)
 
     def _interval_ended(self, trainer: Trainer) -> None:
         self._due = True
         self._act(trainer, "step", last=bool(self.save_last))
 
+    def on_validation_start(self, trainer: Trainer, module: Module) -> None:
+        """Note whether the end of the epoch follows."""
+        if trainer.phase == "validate" and self._fitting:
+            self._at_end = trainer.progress.epoch_is_complete
+
     def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Save what the validation measured."""
         if trainer.phase != "validate" or not self._fitting:
             return
         self._validated = True
-        if self.save_on_train_epoch_end is True:
-            return
+        if self.save_on_train_epoch_end is True or (self.save_on_train_epoch_end is None and self._at_end):
+            return  # on_train_epoch_end follows on the same weights, when the means of the epoch are known too
         by_epoch = self._epoch_is_due(trainer) and (self.monitor is not None or self.save_on_train_epoch_end is False)
         if by_epoch or self._due:
             self._act(trainer, "validation", last=bool(self.save_last) and by_epoch)
@@ -293,7 +288,7 @@ class ModelCheckpoint(KeptFiles):
             return  # other ranks may not come this far, so nothing is asked of them
         name = f"exception{self.CHECKPOINT_JOIN_CHAR}{self._name(trainer, self._template)}"
         path = self._free_path(trainer, name, [])
-        self._there.write(trainer.collect_checkpoint(self.save_weights_only), path)
+        self._there.write(trainer.collect_checkpoint(self.save_weights_only, alone=True), path)
         self._tell(trainer, f"saved {path} on {type(exception).__name__}")
 
     # ---- What
@@ -315,24 +310,25 @@ class ModelCheckpoint(KeptFiles):
             self._measured, self._due = plan.measured, False
             self.current_score = None if plan.score is None else torch.tensor(plan.score, dtype=torch.float64)
         if plan.path or plan.last:
-            if self.asynchronous:
-                trainer.writer.finish()  # before anything of the next is noted: what failed goes back to where it was
+            others = [each for each in trainer.checkpoint_callbacks if each is not self]
+            if self.asynchronous or any(each.saved_batches == trainer.progress.batches for each in others):
+                # before anything of the next is noted: what failed goes back to where it was, and of two files of one step
+                # the one that knows more is the newer, which ckpt_path="last" takes
+                trainer.writer.finish()
             self._write(trainer, plan)
 
     def _decide(self, trainer: Trainer, moment: Moment, last: bool, candidate: bool) -> Plan:
         """What to do. On rank 0 only."""
         plan, now = Plan(), trainer.progress.batches
         keep = candidate and self._measured != now  # a position is looked at once
-        if candidate and self.monitor is not None:
-            age = trainer.metric_age(self.monitor)
-            plan.missing = self._complaint(trainer, moment, age)
-            keep = keep and age == 0
-            if keep:
-                plan.score = float(trainer.callback_metrics[self.monitor])  # synchronises: once per saving
+        if keep and self.monitor is not None:
+            found = self._values(trainer, [self.monitor], of_steps=moment == "step").get(self.monitor)
+            keep = found is not None
+            plan.score, plan.missing = (float(found), "") if found is not None else (None, self._complaint(trainer, moment))
         if keep:
             plan.measured = now
             self._keep(trainer, plan)
-        if (last or (plan.path and self.save_last)) and self._last_saved != now:
+        if (last and self._last_saved != now) or (plan.path and self.save_last):  # it knows all files that are kept
             before = self.last_model_path
             plan.last = self._free_path(trainer, self._name(trainer, self.CHECKPOINT_NAME_LAST), [before])
             if before and before != plan.last and not self._ranking.files.keys() & {before}:
@@ -359,8 +355,9 @@ class ModelCheckpoint(KeptFiles):
         what = "" if score is None else f": {self.monitor} = {score} is among the best {self.save_top_k}"
         self._tell(trainer, f"saving {plan.path}{what if self.save_top_k > 0 else ''}")
 
-    def _complaint(self, trainer: Trainer, moment: Moment, age: int | None) -> str:
-        """Why the metric cannot decide at this moment, where it should; empty: it can, or will."""
+    def _complaint(self, trainer: Trainer, moment: Moment) -> str:
+        """Why the metric cannot decide at this moment, where it should; empty: it will."""
+        age = trainer.metric_age(self.monitor or "")
         must_exist = self.save_on_train_epoch_end is False or (
             moment == "epoch" and (self._validated or not trainer.enable_validation)
         )
@@ -417,18 +414,6 @@ class ModelCheckpoint(KeptFiles):
         if self.verbose:
             trainer.print(text)
 
-    # ---- What others ask
-
-    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
-        """Write the kept files and their scores as a YAML mapping.
-
-        Args:
-            filepath: A path or URL; ``None``: ``best_k_models.yaml`` in the folder of the checkpoints.
-        """
-        text = yaml_of({path: float(score) for path, score in self.best_k_models.items()})
-        place = place_of(os.path.dirname(filepath)) if filepath is not None else self._there
-        place.write_text(text, os.fspath(filepath) if filepath is not None else place.path("best_k_models.yaml"))
-
     # ---- State
 
     @property
@@ -461,6 +446,7 @@ class ModelCheckpoint(KeptFiles):
             "last_saved": self._last_saved,
             "due": self._due,
             "validated": self._validated,
+            "at_end": self._at_end,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -475,6 +461,7 @@ class ModelCheckpoint(KeptFiles):
         self.current_score, self.last_model_path = state_dict["current_score"], state_dict["last_model_path"]
         self._measured, self._last_saved = int(state_dict["measured"]), int(state_dict["last_saved"])
         self._due, self._validated = state_dict["due"], state_dict["validated"]
+        self._at_end = bool(state_dict.get("at_end", False))
         self._newest, self._dropped = (
             list(map(str, state_dict.get("newest", ()))),
             list(map(str, state_dict.get("dropped", ()))),
