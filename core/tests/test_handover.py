@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
 import fulmen.builtin.plugin as some_plugin
 from fulmen import Launcher, PluginSet
-from fulmen.testing import Validated, batches, quiet, same_weights
+from fulmen.loggers import CSVLogger
+from fulmen.testing import RecordingLogger, Validated, batches, quiet, same_weights
 
 
 class InAnotherProcess(Launcher):
@@ -28,6 +31,7 @@ class InAnotherProcess(Launcher):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=answer, args=(work, theirs))
         process.start()
+        theirs.close()  # else a process that fails is waited for for ever
         result = pickle.loads(ours.recv_bytes())
         process.join()
         self.strategy.launcher = self
@@ -81,6 +85,36 @@ def test_evaluations_return_their_results():
     assert there.run_id == there._fit_run.run_id
     ours, theirs = (trainer.predict(module, batches(2)) for trainer in (here, there))
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_runs_in_other_processes_continue_one_record(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"by_hand": 1.0})
+    _, trainer = trainers(logger=logger, log_every_n_steps=4)
+    module = Validated()
+    trainer.fit(module, batches(4), batches(2))
+    logger.log_metrics({"by_hand": 2.0}, 100)
+    trainer.test(module, batches(2), verbose=False)
+    trainer.fit(module, batches(4), batches(2))
+    logger.log_metrics({"by_hand": 3.0})
+    logger.finalize("success")
+    with open(Path(logger.log_dir, "metrics.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["by_hand"]) for row in rows if row["by_hand"]] == [("0", "1.0"), ("100", "2.0"), ("7", "3.0")]
+    assert [row["step"] for row in rows if row["train_loss_step"]] == ["3", "7", "3", "7"]
+    assert [path.name for path in Path(logger.log_dir).parent.iterdir()] == ["version_0"]
+    assert trainer.log_dir == logger.log_dir
+
+
+def test_a_launcher_that_takes_part_leaves_the_record_open():
+    logger = RecordingLogger()
+    _, trainer = trainers(logger=logger, log_every_n_steps=1)
+    trainer.runtime.strategy.launcher.takes_part = True
+    trainer.fit(Validated(), batches(2), batches(2))
+    assert logger.statuses == []
+    trainer.runtime.strategy.launcher.takes_part = False
+    trainer.fit(Validated(), batches(2), batches(2))
+    assert logger.statuses == ["interrupted"]
 
 
 def test_plugins_are_found_anew_in_another_process():

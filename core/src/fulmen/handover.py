@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -9,11 +10,19 @@ import torch
 
 from fulmen.batches import move_to_device
 from fulmen.checkpoint import training_state
+from fulmen.contracts.launcher import Launcher
+from fulmen.contracts.logger import Logger, call_loggers
 from fulmen.contracts.module import load_weights
 from fulmen.progress import Progress
 from fulmen.state import Run
 
 FLAGS = ("status", "stop_reason", "stop_requested", "stop_now", "validates", "accumulate", "run_id", "log_dir")
+
+
+def leave_records(loggers: Iterable[Logger], launcher: Launcher | None) -> None:
+    """End the records of this process where another one is about to continue them: a file or run has one who writes to it."""
+    if launcher is not None and not launcher.takes_part:
+        call_loggers(loggers, lambda logger: logger.finalize("interrupted"))
 
 
 def earlier_run(run: Run) -> tuple[Progress, str]:

@@ -23,6 +23,7 @@ from fulmen.contracts.accelerator import Accelerator
 from fulmen.contracts.environment import ClusterEnvironment
 from fulmen.contracts.module import Module, load_weights
 from fulmen.contracts.precision import Precision
+from fulmen.contracts.ranks import in_run_of
 from fulmen.contracts.stateful import Stateful
 from fulmen.contracts.strategy import ReduceOp, Strategy
 from fulmen.errors import ConfigurationError, PluginError, listing, warn
@@ -109,11 +110,13 @@ class Runtime:
             self.strategy.setup_environment()
             self.accelerator.setup_device(self.device)
             self._open = True
+            in_run_of(self.strategy)
 
     def close(self) -> None:
         """Leave the other processes and free the device."""
         if self._open:
             self._open = False
+            in_run_of(None)
             with ExitStack() as stack:  # each is told, even where one fails
                 for part in (self.accelerator, self.strategy, self.precision):
                     stack.callback(part.teardown)

@@ -26,7 +26,7 @@ from fulmen.contracts.profiler import Profiler
 from fulmen.contracts.strategy import Strategy
 from fulmen.data import loaders_of
 from fulmen.errors import ConfigurationError, ModuleError, did_you_mean
-from fulmen.handover import earlier_run, ending_of, predictions_of_all, take_over
+from fulmen.handover import earlier_run, ending_of, leave_records, predictions_of_all, take_over
 from fulmen.lifecycle import running
 from fulmen.metrics import Metrics
 from fulmen.options import Duration, Limit, Options
@@ -299,6 +299,7 @@ class Trainer(TrainerView):
         if elsewhere:
             self._earlier = earlier
         result = getattr(self, stage)(*arguments)
+        leave_records(self._loggers, self.runtime.strategy.launcher)
         return (move_to_device(result, torch.device("cpu")), ending_of(self._current())) if elsewhere else (result, None)
 
     def __getstate__(self) -> dict[str, Any]:

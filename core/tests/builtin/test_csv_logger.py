@@ -237,7 +237,7 @@ def logged(folder: Path, run: str = "r1", steps: int = 6, save_at: int = 3) -> d
 def test_a_resumed_record_is_that_of_a_run_that_was_never_cut(tmp_path: Path) -> None:
     logged(tmp_path / "whole")
     state = logged(tmp_path / "cut")
-    assert state == {"name": "run", "version": 0, "run": "r1", "rows": 3, "columns": 2}
+    assert state == {"name": "run", "version": 0, "run": "r1", "rows": 3, "columns": 2, "step": 2}
     resumed = CSVLogger(tmp_path / "cut", "run")
     resumed.load_state_dict(state)
     assert resumed.version == 0

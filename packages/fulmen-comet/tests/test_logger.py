@@ -186,7 +186,7 @@ def test_another_key_or_project_is_not_continued():
 def test_the_state_holds_no_api_key():
     logger = CometLogger(api_key="secret", project="digits", online=False)
     logger.log_metrics({"a": 1.0}, 0)
-    assert logger.state_dict() == {"experiment_key": logger.version, "project": "digits"}
+    assert logger.state_dict() == {"experiment_key": logger.version, "project": "digits", "step": 0}
     logger.finalize("success")
 
 

@@ -375,6 +375,19 @@ def test_synchronous_has_sent_each_row_when_the_call_returns():
     logger.finalize("success")
 
 
+def test_other_ranks_begin_no_run(monkeypatch, tmp_path):
+    logger = MLFlowLogger("digits")
+    with monkeypatch.context() as variables:
+        variables.setenv("RANK", "1")
+        assert (logger.run_id, logger.experiment_id) == (None, None)
+        logger.experiment.log_param(logger.run_id, "lr", 0.1)
+        logger.log_tags({"a": 1})
+        logger.finalize("success")
+        assert logger.version is None
+    assert logger.experiment.get_run(logger.run_id).data.tags.keys() & {"a"} == set()
+    logger.finalize("success")
+
+
 def test_run_id_and_experiment_id_make_a_run_where_there_is_none():
     logger = MLFlowLogger("digits")
     assert logger.experiment.get_run(logger.run_id).info.experiment_id == logger.experiment_id

@@ -67,6 +67,24 @@ def test_by_name_it_writes_under_the_root_folder(tmp_path):
     assert [path.name for path in Path(folder, "checkpoints").iterdir()] == ["epoch=1-step=16.ckpt"]
 
 
+def test_the_placeholder_has_the_prefix_of_what_replaces_it():
+    logger = TensorBoardLogger("logs", version=0, prefix="run")
+    logger.log_hyperparams({"lr": 0.1})
+    logger.log_metrics({"hp_metric": 0.5}, 3)
+    logger.log_hyperparams({"lr": 0.1}, {"acc": 0.25}, 4)
+    logger.finalize("success")
+    assert scalars(logger.log_dir, "run-hp_metric") == [(0, -1.0), (3, 0.5)]
+    assert scalars(logger.log_dir, "run-acc") == [(4, 0.25)]
+    assert "hp_metric" not in read(logger.log_dir).Tags()["scalars"]
+
+
+def test_a_mapping_of_values_is_a_scalar_for_each():
+    logger = TensorBoardLogger("logs", version=0, prefix="run")
+    logger.log_metrics({"loss": {"train": 1.0, "val": 2.0}}, 3)
+    logger.finalize("success")
+    assert scalars(logger.log_dir, "run-loss/train") + scalars(logger.log_dir, "run-loss/val") == [(3, 1.0), (3, 2.0)]
+
+
 @pytest.mark.parametrize("name", [None, ""])
 def test_without_a_name_there_is_one_level_less(name):
     logger = TensorBoardLogger("logs", name=name, version="mine")

@@ -436,6 +436,83 @@ def test_a_model_that_is_watched_no_more():
     assert histograms() == set()
 
 
+def test_each_image_and_sound_has_its_own_arguments():
+    import numpy as np
+
+    logger = WandbLogger(offline=True)
+    mask = {"ground": {"mask_data": np.zeros((8, 8), np.uint8), "class_labels": {0: "sky"}}}
+    logger.log_image("seen", [np.zeros((8, 8, 3), np.uint8)] * 2, caption=["one", "two"], masks=[mask, None])
+    Path("clip.gif").write_bytes(b"GIF89a")
+    logger.log_video("moving", ["clip.gif"], caption=["short"])
+    logger.log_text("said", columns=["text"], data=[["hello"]])
+    with pytest.raises(ConfigurationError) as caught:
+        logger.log_image("seen", [np.zeros((8, 8, 3), np.uint8)], caption="one")
+    assert str(caught.value) == "caption='one' must be a list with one value for each of 1"
+    logger.finalize("success")
+    kept = {name: value for row in rows(".") for name, value in row.items()}
+    assert (kept["seen"]["captions"], kept["seen"]["all_masks"][0]["ground"]["_type"]) == (["one", "two"], "mask")
+    assert (kept["moving"]["videos"][0]["caption"], kept["said"]["nrows"]) == ("short", 1)
+
+
+def test_sounds():
+    pytest.importorskip("soundfile", reason="wandb needs it for sounds")
+    logger = WandbLogger(offline=True)
+    logger.log_audio("heard", [[0.0, 0.5] * 50], sample_rate=[8000], caption=["a tone"])
+    logger.finalize("success")
+    assert rows(".")[0]["heard"]["audio"][0]["caption"] == "a tone"
+
+
+def test_rows_of_the_second_folder_are_counted_on():
+    first = WandbLogger(offline=True)
+    for step in range(3):
+        first.log_metrics({"a": 1.0}, step)
+    state = first.state_dict()
+    first.finalize("success")
+    first.log_metrics({"a": 2.0}, 3)  # an evaluation after the fit
+    first.finalize("success")
+    resumed = WandbLogger(offline=True)
+    resumed.load_state_dict(state)
+    resumed.log_metrics({"a": 3.0})
+    resumed.finalize("success")
+    assert [(row["_step"], row["trainer/global_step"], row["a"]) for row in rows(".")] == [
+        (0, 0, 1.0),
+        (1, 1, 1.0),
+        (2, 2, 1.0),
+        (3, 3, 2.0),
+        (3, 2, 3.0),
+    ]
+
+
+PROGRAM = """
+import multiprocessing, pickle, wandb
+from fulmen.loggers import WandbLogger
+
+
+def train(sent):
+    logger = pickle.loads(sent)
+    logger.log_metrics({"there": 1.0}, 1)
+    logger.finalize("success")
+
+
+if __name__ == "__main__":
+    run = wandb.init(mode="offline", project="mine")
+    process = multiprocessing.get_context("spawn").Process(target=train, args=[pickle.dumps(WandbLogger(GIVEN))])
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    run.log({"here": 1.0})
+    run.finish()
+"""
+
+
+@pytest.mark.parametrize("given", ["experiment=run", "offline=True"])
+def test_a_run_of_the_program_takes_the_rows_of_other_processes(given):
+    Path("program.py").write_text(PROGRAM.replace("GIVEN", given))
+    subprocess.run([sys.executable, "program.py"], check=True, timeout=300)
+    assert len(files(".")) == 1
+    assert {name for row in rows(".") for name in row if name in ("here", "there")} == {"here", "there"}
+
+
 @pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
 def test_other_ranks_write_nothing(variable, tmp_path, monkeypatch):
     monkeypatch.setenv(variable, "1")
@@ -443,7 +520,9 @@ def test_other_ranks_write_nothing(variable, tmp_path, monkeypatch):
     logger.watch(Validated())
     logger.log_image("one", [torch.rand(3, 8, 6)])
     logger.experiment.log({"a": 1.0})
-    logger.use_artifact("weights:latest")
+    logger.experiment.config.update({"a": 1})
+    logger.experiment.summary["best"] = 1.0
+    logger.use_artifact("weights:latest").download()
     logger.save()
     logger.finalize("success")
     assert list(tmp_path.iterdir()) == []

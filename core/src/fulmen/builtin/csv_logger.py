@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fulmen.builtin.csv_table import CSVTable, replacing
 from fulmen.builtin.json_text import json_text
-from fulmen.contracts.logger import Logger, Status
+from fulmen.contracts.logger import Logger, Status, named_values
 from fulmen.durable import remove_leftovers
 from fulmen.errors import ConfigurationError, warn
 from fulmen.storage import is_url
@@ -96,10 +97,11 @@ class CSVLogger(Logger):
 
     # ---- Logging
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep one row; see :meth:`fulmen.Logger.log_metrics`."""
         self._open()
-        self._waiting.append({"step": step, **{self._column(name): number(value) for name, value in metrics.items()}})
+        values = {self._column(name): number(value) for name, value in metrics.items()}
+        self._waiting.append({"step": self.step_of_row(step), **values})
         self._calls += 1
         if self._calls >= self._flush_every:
             self._write()
@@ -107,9 +109,9 @@ class CSVLogger(Logger):
     def _column(self, name: str) -> str:
         return f"{self._prefix}-{name}" if self._prefix and name not in ("step", "epoch") else name
 
-    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
         """Write ``hparams.yaml``, which is JSON and therefore YAML. Later calls add to it."""
-        self._hparams.update(params)
+        self._hparams.update(named_values(params))
         self._replace(HPARAMS, json_text(self._hparams))
 
     def log_config(self, config: Mapping[str, Any]) -> None:
@@ -127,6 +129,10 @@ class CSVLogger(Logger):
         """The run ended: write what is left. A later run adds to the same file."""
         self.save()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the rows that wait: this object writes them, and a copy of it would do so once more."""
+        return {**self.__dict__, "_waiting": []}
+
     # ---- Resume
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,6 +146,7 @@ class CSVLogger(Logger):
             "run": self._run,
             "rows": self._table.num_rows,
             "columns": len(self._table.columns),
+            "step": self.latest_step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -163,9 +170,10 @@ class CSVLogger(Logger):
             )
         else:
             numbers: dict[str, Any] = {
-                name: max(0, int(state_dict[name])) for name in ("rows", "columns") if name in state_dict
+                name: max(0, int(state_dict[name])) for name in ("rows", "columns", "step") if name in state_dict
             }
             self._version, self._resumed = version, {**state_dict, **numbers}
+            self._run, self.latest_step = state_dict.get("run"), numbers.get("step", 0)
 
     def _problem(self, state: Mapping[str, Any], folder: Path) -> str | None:
         """Why the folder is not the one of the checkpoint."""

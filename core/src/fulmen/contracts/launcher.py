@@ -15,6 +15,9 @@ class Launcher(ABC):
     starts_processes: bool = True
     """Whether :meth:`launch` starts the other processes; ``False`` where they are there already."""
 
+    takes_part: bool = False
+    """Whether the process that calls :meth:`launch` is one of those in which the function runs."""
+
     @property
     @abstractmethod
     def is_interactive_compatible(self) -> bool:

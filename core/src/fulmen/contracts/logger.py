@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any, Literal
 
+from fulmen.contracts.ranks import Nothing, is_rank_zero, rank_zero_only
 from fulmen.errors import warn
 
 if TYPE_CHECKING:
@@ -15,14 +19,34 @@ if TYPE_CHECKING:
 Status = Literal["success", "failed", "interrupted"]
 
 
+WRITING = ("after_save_checkpoint", "save", "finalize")
+
+
 class Logger(ABC):
     """One destination. fulmen calls it on rank 0 only, with plain numbers, at logging steps and epoch ends.
+
+    People call it too, on every rank. So what a subclass defines to write is made to do nothing on other ranks: methods
+    whose names begin with ``log_``, :meth:`after_save_checkpoint`, :meth:`save` and :meth:`finalize`. :attr:`experiment` is
+    there an object of which every attribute and method does nothing. Other methods that write need
+    :func:`fulmen.loggers.rank_zero_only`.
 
     An exception of a logger is a warning (code ``logger-failed``) and the training goes on, unless :attr:`required`.
     """
 
     required: bool = False
     """Whether a failure of this logger is to stop the training."""
+
+    latest_step: int = 0
+    """The step of the latest row: what is logged without one goes there. See :meth:`step_of_row`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let what writes do so on rank 0 only."""
+        super().__init_subclass__(**kwargs)
+        for name, found in list(vars(cls).items()):
+            if isfunction(found) and (name.startswith("log_") or name in WRITING):
+                setattr(cls, name, rank_zero_only(found))
+            elif name == "experiment" and isinstance(found, property) and found.fget is not None:
+                setattr(cls, name, found.getter(nothing_elsewhere(found.fget)))
 
     @property
     @abstractmethod
@@ -50,16 +74,26 @@ class Logger(ABC):
         return None
 
     @abstractmethod
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep one row.
 
         Args:
             metrics: Names and values; ``epoch`` is among them.
-            step: Position on the step axis: batches that stepped so far, minus one.
+            step: Position on the step axis: batches that stepped so far, minus one. ``None``, which people give and fulmen
+                never: that of the latest row, 0 before the first; :meth:`step_of_row` gives it.
         """
 
-    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        """Keep the hyper-parameters. Called once per run, before the first metrics."""
+    def step_of_row(self, step: int | None) -> int:
+        """``step``, or :attr:`latest_step` where it is ``None``; remembers it. For :meth:`log_metrics`."""
+        if step is not None:
+            self.latest_step = int(step)
+        return self.latest_step
+
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
+        """Keep the hyper-parameters. fulmen does so once per run, before the first metrics, with a mapping.
+
+        People also have an ``argparse.Namespace``; :func:`named_values` gives a mapping for both.
+        """
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Keep the trainer's options and the plugins in effect, as JSON-able data. Called once per run."""
@@ -82,6 +116,32 @@ class Logger(ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a record. Called before anything else of the run."""
+
+
+def nothing_elsewhere(experiment: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``experiment``, with an object that does nothing on ranks other than 0."""
+
+    @wraps(experiment)
+    def on_rank_zero(logger: Any) -> Any:
+        return experiment(logger) if is_rank_zero() else Nothing()
+
+    return on_rank_zero
+
+
+def named_values(params: Mapping[str, Any] | Namespace) -> Mapping[str, Any]:
+    """Hyper-parameters as a mapping.
+
+    Raises:
+        TypeError: They are neither a mapping nor an ``argparse.Namespace``.
+
+    >>> named_values(Namespace(lr=0.1))
+    {'lr': 0.1}
+    """
+    if isinstance(params, Namespace):
+        return vars(params)
+    if not isinstance(params, Mapping):
+        raise TypeError(f"hyper-parameters are a mapping or an argparse.Namespace, and these are {type(params).__name__}")
+    return params
 
 
 def call_loggers(loggers: Iterable[Logger], action: Callable[[Logger], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fulmen import Accelerator, Callback, Logger
+from fulmen.contracts.logger import named_values
 from fulmen.testing.training import Validated
 
 
@@ -31,13 +33,13 @@ class RecordingLogger(Logger):
         """There is none."""
         return None
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep the row, with its ``step``."""
-        self.rows.append({"step": step, **metrics})
+        self.rows.append({"step": self.step_of_row(step), **metrics})
 
-    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
         """Keep them."""
-        self.hyperparams.update(params)
+        self.hyperparams.update(named_values(params))
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Keep it."""
@@ -55,7 +57,7 @@ class FailingLogger(RecordingLogger):
         super().__init__()
         self.after = after
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep the row, or fail."""
         if len(self.rows) >= self.after:
             raise OSError(28, "No space left on device")

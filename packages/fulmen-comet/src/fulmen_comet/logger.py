@@ -9,12 +9,13 @@ import time
 import uuid
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fulmen import ConfigurationError, Logger
-from fulmen.contracts.logger import Status
+from fulmen.contracts.logger import Status, named_values
 from fulmen.errors import warn
 
 if TYPE_CHECKING:
@@ -133,22 +134,23 @@ class CometLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The experiment of ``comet_ml``, which is created where there is none yet. Ask on rank 0 only."""
+        """The experiment of ``comet_ml``, which is created where there is none yet. On ranks other than 0 it does nothing."""
         return self._open()
 
     # ---- Logging
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep one row; see :meth:`fulmen.Logger.log_metrics`. The epoch goes along with each value."""
         epoch = metrics.get("epoch")
         values = {self._metric_name(name): number(value) for name, value in metrics.items() if name != "epoch"}
-        self._open().log_metrics(values, step=int(step), epoch=None if epoch is None else int(epoch))
+        self._open().log_metrics(values, step=self.step_of_row(step), epoch=None if epoch is None else int(epoch))
 
     def _metric_name(self, name: str) -> str:
         return f"{self._prefix}-{name}" if self._prefix else name
 
-    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
         """Keep parameters under flat names (``net/width``), and all of them uncut in the asset ``hparams.json``."""
+        params = named_values(params)
         self._hparams.update(params)
         texts = {name: param(value) for name, value in flatten(params)}
         self._open().log_parameters(texts)
@@ -264,7 +266,7 @@ class CometLogger(Logger):
     def state_dict(self) -> dict[str, Any]:
         """Which experiment it is. Everything leaves this process first."""
         self.save()
-        return {"experiment_key": self._key, "project": self._project} if self._exists else {}
+        return {"experiment_key": self._key, "project": self._project, "step": self.latest_step} if self._exists else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue an experiment, unless this logger was given another key or project. Writes nothing."""
@@ -272,7 +274,7 @@ class CometLogger(Logger):
         if key is None or self._given_key not in (None, key) or state_dict.get("project") != self._project:
             return
         self._check(key, None)  # it becomes the name of a folder
-        self._key, self._exists = key, True
+        self._key, self._exists, self.latest_step = key, True, int(state_dict.get("step", 0))
 
 
 def wait_written(streamer: Any) -> None:

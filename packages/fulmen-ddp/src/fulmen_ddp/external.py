@@ -25,6 +25,7 @@ class ExternalLauncher(Launcher):
     """Runs a function here; the other processes come to the same call by themselves."""
 
     starts_processes = False
+    takes_part = True
 
     def __init__(self, strategy: DDPStrategy) -> None:
         self.strategy = strategy

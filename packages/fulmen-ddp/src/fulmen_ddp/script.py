@@ -48,6 +48,8 @@ class ScriptLauncher(Launcher):
     """Runs a function in this process; the others come to the same call by themselves."""
 
     def __init__(self, strategy: DDPStrategy) -> None:
+    takes_part = True
+
         self.strategy = strategy
 
     @property

@@ -10,14 +10,16 @@ import shutil
 import time
 import uuid
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from fulmen import Checkpoint, ConfigurationError, FulmenError, Logger
-from fulmen.contracts.logger import Status
+from fulmen.contracts.logger import Status, named_values
 from fulmen.errors import warn
+from fulmen.loggers import rank_zero_only
 from fulmen_mlflow.names import LONGEST_PARAM, allowed_name, flatten, number, param_text, storable
 from fulmen_mlflow.sender import Command, Kind, Sender
 from fulmen_mlflow.store import Store, Target, remove
@@ -124,7 +126,7 @@ class MLFlowLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """A ``mlflow.MlflowClient``, for what this class does not cover; with :attr:`run_id`, on rank 0 only."""
+        """A ``mlflow.MlflowClient``, for what this class does not cover, with :attr:`run_id`. Does nothing on other ranks."""
         from mlflow import MlflowClient
 
         if self._uri is None:
@@ -132,8 +134,9 @@ class MLFlowLogger(Logger):
         return MlflowClient(tracking_uri=self.tracking_uri)
 
     @property
+    @rank_zero_only
     def run_id(self) -> str:
-        """The id of the run, which is created where there is none yet, and waited for. Ask on rank 0 only.
+        """The id of the run, which is created where there is none yet, and waited for; ``None`` on ranks other than 0.
 
         Raises:
             FulmenError: The server does not answer, or refuses.
@@ -145,6 +148,7 @@ class MLFlowLogger(Logger):
         return self.version
 
     @property
+    @rank_zero_only
     def experiment_id(self) -> str:
         """The id of the experiment; as :attr:`run_id`."""
         if self._store is None or self._store.experiment_id is None:
@@ -159,14 +163,14 @@ class MLFlowLogger(Logger):
 
     # ---- Logging
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep one row; see :meth:`fulmen.Logger.log_metrics`."""
-        now = int(time.time() * 1000)
+        now, at = int(time.time() * 1000), self.step_of_row(step)
         values = {self._metric_name(name): number(value) for name, value in metrics.items()}
-        self._put("metrics", [[name, storable(value), now, int(step)] for name, value in values.items()])
+        self._put("metrics", [[name, storable(value), now, at] for name, value in values.items()])
         for name, value in values.items():
             if math.isinf(value) and f"infinite {name}" not in self._told:
-                self._note_infinite(name, value, step)
+                self._note_infinite(name, value, at)
 
     def _metric_name(self, name: str) -> str:
         return self._allowed(f"{self._prefix}-{name}" if self._prefix and name != "epoch" else name)
@@ -182,8 +186,9 @@ class MLFlowLogger(Logger):
         self._put("tags", [[f"fulmen.infinite.{name}"[:250], f"{value} at step {step}"]])
         warn("mlflow-infinite", f"{name} is {value} at step {step}: it is NaN in MLflow, which cannot store infinities")
 
-    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
         """Keep parameters under flat names (``net/width``), and all of them uncut in the artifact ``hparams.json``."""
+        params = named_values(params)
         self._hparams.update(params)
         pairs = [[self._allowed(name), param_text(value)] for name, value in flatten(params)]
         if cut := [name for name, text in pairs if len(text) == LONGEST_PARAM]:
@@ -387,7 +392,13 @@ class MLFlowLogger(Logger):
         self.save()
         if self.version is None:
             return {}
-        return {"run_id": self.version, "experiment": self._name, "run_name": self._run_name, "folder": self._folder}
+        return {
+            "run_id": self.version,
+            "experiment": self._name,
+            "run_name": self._run_name,
+            "folder": self._folder,
+            "step": self.latest_step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a run, unless this logger was given another ``run_id`` or experiment. Writes nothing."""
@@ -398,6 +409,7 @@ class MLFlowLogger(Logger):
             raise ValueError(f"{state_dict['folder']!r} is not the name of a folder")
         self._run_id, self._resumed = str(run_id), True
         self._run_name, self._folder = str(state_dict["run_name"]), str(state_dict["folder"])
+        self.latest_step = int(state_dict.get("step", 0))
 
 
 def import_mlflow(tracking_uri: str) -> None:

@@ -161,15 +161,6 @@ class Writer(SummaryWriter):
         return found
 
 
-class NoWriter:
-    """A ``SummaryWriter`` for ranks that write nothing: every method does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying and pickling look for
-            raise AttributeError(name)
-        return lambda *args, **kwargs: None
-
-
 def next_path(folder: Path, suffix: str) -> Path:
     """A name that TensorBoard sorts behind all event files of the folder, because it reads files in that order."""
     stamps = [int(found[1]) for path in folder.glob(f"*{MARK}*") if (found := re.search(rf"{MARK}\.(\d+)\.", path.name))]

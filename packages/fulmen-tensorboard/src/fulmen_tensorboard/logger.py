@@ -8,7 +8,8 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 
 from fulmen import ConfigurationError, Logger
 from fulmen.contracts.exporter import example_arguments, ready_to_export
-from fulmen.contracts.logger import Status
+from fulmen.contracts.logger import Status, named_values
 from fulmen.errors import warn
-from fulmen_tensorboard.events import NoWriter, Writer, cut, rewind, sizes
+from fulmen_tensorboard.events import Writer, cut, rewind, sizes
 from fulmen_tensorboard.hparams import flatten, session_end, session_start, text, yaml
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ class TensorBoardLogger(Logger):
         self._max_queue, self._flush_secs, self._suffix = max_queue, flush_secs, filename_suffix
         self._writer: Writer | None = None  # from the first thing that is logged until the run ends
         self._folder_is_ours = False
-        self._step = 0  # of the latest row, for what is logged without one
         self._last_step = -1  # the largest that was written
         self._hparams: dict[str, Any] = {}
         self._has_session = self._has_graph = False
@@ -121,7 +121,7 @@ class TensorBoardLogger(Logger):
     @property
     def experiment(self) -> Any:
         """PyTorch's ``SummaryWriter``, which is opened where it is not. On ranks other than 0 it does nothing."""
-        return self._open() if is_rank_zero() else NoWriter()
+        return self._open()
 
     def _folder(self, version: int | str) -> Path:
         return Path(self.root_dir, version if isinstance(version, str) else f"version_{version}")
@@ -132,12 +132,14 @@ class TensorBoardLogger(Logger):
 
     # ---- What the trainer sends
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep one row; see :meth:`fulmen.Logger.log_metrics`. All of it is one event."""
+    def log_metrics(self, metrics: Mapping[str, float | Mapping[str, float]], step: int | None = None) -> None:
+        """Keep one row; see :meth:`fulmen.Logger.log_metrics`. All of it is one event.
+
+        A mapping in the place of a value gives a scalar for each of its names, ``loss/train``.
+        """
         writer = self._open()
-        values = [Summary.Value(tag=self._tag(name), simple_value=number(value)) for name, value in metrics.items()]
-        writer.file_writer.add_summary(Summary(value=values), int(step))
-        self._step = int(step)
+        values = [Summary.Value(tag=self._tag(name), simple_value=number(value)) for name, value in scalars(metrics)]
+        writer.file_writer.add_summary(Summary(value=values), self.step_of_row(step))
         if writer.event_file.failure is not None:
             writer.event_file.flush()  # raises what went wrong, or has better luck
 
@@ -145,7 +147,7 @@ class TensorBoardLogger(Logger):
         return f"{self._prefix}-{name}" if self._prefix and name != "epoch" else name
 
     def log_hyperparams(
-        self, params: Mapping[str, Any], metrics: Mapping[str, float] | None = None, step: int | None = None
+        self, params: Mapping[str, Any] | Namespace, metrics: Mapping[str, float] | None = None, step: int | None = None
     ) -> None:
         """Put the run on the HPARAMS page and write ``hparams.yaml``. Later calls add to the file.
 
@@ -153,11 +155,11 @@ class TensorBoardLogger(Logger):
 
         Args:
             params: Names and values. Nested ones get flat names (``net/width``) on the page.
-            metrics: Scalars to write along; ``None``: see ``default_hp_metric``.
+            metrics: Scalars to write along, under ``prefix``; ``None``: see ``default_hp_metric``.
             step: Their step; ``None``: 0.
         """
         writer = self._open()
-        self._hparams.update(params)
+        self._hparams.update(named_values(params))
         content, path = f"{yaml(self._hparams)}\n", Path(self.log_dir, HPARAMS)
         if not self._has_session:
             writer.file_writer.add_summary(session_start(dict(flatten(self._hparams)), time.time()), 0)
@@ -166,7 +168,7 @@ class TensorBoardLogger(Logger):
         elif path.exists() and path.read_text(encoding="utf-8") != content:
             warn("tensorboard-hparams", f"TensorBoard shows the first hyper-parameters of a run; the newest are in {path}")
         for name, value in (metrics or {}).items():
-            writer.add_scalar(name, number(value), step or 0)
+            writer.add_scalar(self._tag(name), number(value), step or 0)
         self._has_session = True
         path.write_text(content, encoding="utf-8")
 
@@ -231,7 +233,7 @@ class TensorBoardLogger(Logger):
         self.experiment.add_histogram(tag, values, self._at(step))
 
     def _at(self, step: int | None) -> int:
-        return self._step if step is None else step
+        return self.latest_step if step is None else step
 
     # ---- Ends
 
@@ -278,7 +280,7 @@ class TensorBoardLogger(Logger):
             "run": self._run,
             "files": files,
             "last_step": max(self._last_step, written),
-            "step": self._step,
+            "step": self.latest_step,
             "session": self._has_session,
             "graph": self._has_graph,
         }
@@ -296,7 +298,7 @@ class TensorBoardLogger(Logger):
         self.finalize("interrupted")
         self._folder_is_ours, self._end, self._resumed = False, None, {}
         self._has_session = self._has_graph = False
-        self._step, self._last_step = 0, -1
+        self.latest_step, self._last_step = 0, -1
         if problem := self._problem(state_dict, self._folder(version)):
             self._version = self._given
             warn(
@@ -308,6 +310,7 @@ class TensorBoardLogger(Logger):
             numbers = {name: int(state_dict[name]) for name in ("step", "last_step")}
             files = {str(name): max(0, int(size)) for name, size in state_dict["files"].items()}
             self._version, self._resumed = version, {**state_dict, **numbers, "files": files}
+            self._run, self.latest_step = state_dict.get("run"), numbers["step"]
 
     def _problem(self, state: Mapping[str, Any], folder: Path) -> str | None:
         """Why the folder is not the one of the checkpoint."""
@@ -353,7 +356,7 @@ class TensorBoardLogger(Logger):
             return None if sizes(Path(self.event_dir)) else 0
         if missing := rewind(Path(self.event_dir), state["files"]):
             warn("tensorboard-missing", f"rows of this run are gone: {', '.join(missing)} in {self.event_dir}")
-        self._step, self._last_step = state["step"], state["last_step"]
+        self._last_step = state["last_step"]
         self._has_session, self._has_graph = state["session"], state["graph"]
         return int(self._last_step) + 1
 
@@ -377,11 +380,17 @@ def close_quietly(writer: Writer) -> None:
             writer.close()
 
 
-def is_rank_zero() -> bool:
-    """Whether this process is the one that writes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+def scalars(metrics: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values; those of mappings inside under names joined by ``/``.
+
+    >>> dict(scalars({"acc": 0.5, "loss": {"train": 1.0, "val": 2.0}}))
+    {'acc': 0.5, 'loss/train': 1.0, 'loss/val': 2.0}
+    """
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{outer}{name}/")
+        else:
+            yield f"{outer}{name}", value
 
 
 def number(value: Any) -> Any:

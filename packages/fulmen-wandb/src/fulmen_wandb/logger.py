@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from fulmen import Checkpoint, ConfigurationError, Logger
-from fulmen.contracts.logger import Status
+from fulmen.contracts.logger import Status, named_values
 from fulmen.errors import did_you_mean, listing, warn
-from fulmen_wandb.values import FORBIDDEN, NoRun, is_rank_zero, new_id, number, plain
+from fulmen_wandb.values import FORBIDDEN, new_id, number, plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +99,7 @@ class WandbLogger(Logger):
         self._run: Any = None  # from the first thing that is logged until the run ends
         self._was_begun = False  # here, or in the run of a checkpoint
         self._unreachable = False
-        self._step = 0  # of the latest row, for what is logged without one
+        self._rows = 0  # that the run has: of wandb's own step, which counts them
         self._savers: list[Checkpoint] = []
         self._watched: list[tuple[nn.Module, dict[str, Any]]] = []
 
@@ -125,21 +128,21 @@ class WandbLogger(Logger):
     @property
     def experiment(self) -> Any:
         """The ``wandb.Run``, which is begun where there is none. On ranks other than 0 it does nothing."""
-        return self._open() if is_rank_zero() else NoRun()
+        return self._open()
 
     # ---- What the trainer sends
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep one row; see :meth:`fulmen.Logger.log_metrics`."""
-        self._step = int(step)
-        self._open().log({**{self._key(name): number(value) for name, value in metrics.items()}, STEP: self._step})
+        values = {self._key(name): number(value) for name, value in metrics.items()}
+        self._open().log({**values, STEP: self.step_of_row(step)})
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}-{name}" if self._prefix and name != "epoch" else name
 
-    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
         """Keep hyper-parameters in the run's configuration, where later values replace earlier ones."""
-        self._open().config.update(plain(params), allow_val_change=True)
+        self._open().config.update(plain(named_values(params)), allow_val_change=True)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Keep the trainer's options and plugins in the run's configuration, under ``fulmen``."""
@@ -194,12 +197,37 @@ class WandbLogger(Logger):
             self._run.unwatch(model)
         self._watched = [each for each in self._watched if each[0] is not model]
 
-    def log_image(self, key: str, images: Sequence[Any], step: int | None = None, caption: Sequence[str] | None = None) -> None:
-        """Keep images: tensors, arrays, PIL images, figures or paths. ``step``: ``None`` is that of the latest row."""
+    def log_image(self, key: str, images: Sequence[Any], step: int | None = None, **each: Sequence[Any] | None) -> None:
+        """Keep images.
+
+        Args:
+            key: Their name.
+            images: Tensors, arrays, PIL images, figures or paths.
+            step: ``None`` is that of the latest row.
+            **each: ``caption``, ``masks``, ``boxes`` and other arguments of ``wandb.Image``, with one value for each image.
+        """
+        self._log_each("Image", key, images, step, each)
+
+    def log_audio(self, key: str, audios: Sequence[Any], step: int | None = None, **each: Sequence[Any] | None) -> None:
+        """Keep sounds: arrays or paths. As :meth:`log_image`, with the arguments of ``wandb.Audio``: ``sample_rate``, ..."""
+        self._log_each("Audio", key, audios, step, each)
+
+    def log_video(self, key: str, videos: Sequence[Any], step: int | None = None, **each: Sequence[Any] | None) -> None:
+        """Keep videos: arrays or paths. As :meth:`log_image`, with the arguments of ``wandb.Video``: ``fps``, ..."""
+        self._log_each("Video", key, videos, step, each)
+
+    def _log_each(
+        self, kind: str, key: str, values: Sequence[Any], step: int | None, each: Mapping[str, Sequence[Any] | None]
+    ) -> None:
         import wandb
 
-        captions = list(caption) if caption is not None else [None] * len(images)
-        self.log_media(key, [wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)], step)
+        given = {name: list(items) for name, items in each.items() if items is not None}
+        for name, items in given.items():
+            if isinstance(each[name], str) or len(items) != len(values):
+                raise ConfigurationError(f"{name}={each[name]!r} must be a list with one value for each of {len(values)}")
+        make = getattr(wandb, kind)
+        made = [make(value, **{name: items[at] for name, items in given.items()}) for at, value in enumerate(values)]
+        self.log_media(key, made, step)
 
     def log_table(
         self, key: str, columns: Sequence[str] | None = None, data: Sequence[Sequence[Any]] | None = None,
@@ -213,9 +241,11 @@ class WandbLogger(Logger):
         )
         self.log_media(key, table, step)
 
+    log_text = log_table  # PyTorch Lightning's name for a table of texts
+
     def log_media(self, key: str, value: Any, step: int | None = None) -> None:
         """Keep anything that ``wandb.Run.log`` takes, such as ``wandb.Audio``, on the axis of the metrics."""
-        self.experiment.log({self._key(key): value, STEP: self._step if step is None else step})
+        self.experiment.log({self._key(key): value, STEP: self.latest_step if step is None else step})
 
     def use_artifact(self, artifact: str, artifact_type: str | None = None) -> Any:
         """Note that this run uses an artifact, and return it. Waits for the server."""
@@ -233,11 +263,13 @@ class WandbLogger(Logger):
                 self._run.watch(model, **options)
         return self._run
 
-    def _begin(self) -> Any:
-        import wandb
+    def _run_of_program(self) -> Any:
+        """The run that the program has begun with ``wandb.init()``, where it can be ours."""
+        current = sys.modules["wandb"].run if "wandb" in sys.modules else None
+        return current if current is not None and current not in _OURS and self._given_id in (None, current.id) else None
 
-        current = wandb.run
-        if current is not None and current not in _OURS and self._given_id in (None, current.id):
+    def _begin(self) -> Any:
+        if (current := self._run_of_program()) is not None:
             warn("wandb-run", f"the program has begun the run {current.id}, which is used; WandbLogger(experiment=...) says so")
             self._experiment, self._id, self._project = current, current.id, current.project
             return current
@@ -275,6 +307,8 @@ class WandbLogger(Logger):
             kwargs.setdefault("reinit", "create_new")
         run = wandb.init(project=self._project, id=run_id, dir=folder, **kwargs)
         _OURS.add(run)
+        if offline and self._rows:  # nobody else tells this folder how many there are in earlier ones
+            run.log({}, step=self._rows, commit=False)
         return run
 
     def _settings(self, given: Any) -> Any:
@@ -300,6 +334,7 @@ class WandbLogger(Logger):
             if status == "success":
                 self._log_best_and_last()
         finally:
+            self._count()
             run, self._run, self._savers = self._run, None, []
             for model, _ in self._watched:
                 run.unwatch(model)  # else its hooks would write to a run that has ended
@@ -330,15 +365,29 @@ class WandbLogger(Logger):
                 f"wandb sync {folder}",
             )
 
+    def _count(self) -> int:
+        """How many rows the run has. Asks wandb's own process, and takes what was known where that does not answer."""
+        if self._run is not None:
+            with suppress(Exception):
+                self._rows = int(self._run.step)
+        return self._rows
+
     def __getstate__(self) -> dict[str, Any]:
-        """Without the run: another process continues it. Models are watched where that was asked for."""
-        return {**self.__dict__, "_run": None, "_experiment": None, "_watched": [], "_savers": []}
+        """Without the run, which another process continues, but for one of the program: wandb lets both write to that.
+
+        Models are watched where that was asked for.
+        """
+        run = self._experiment or self._run_of_program()
+        state = {**self.__dict__, "_run": None, "_experiment": run, "_watched": [], "_savers": []}
+        return state if run is None else {**state, "_id": run.id, "_project": run.project}
 
     # ---- Resume
 
     def state_dict(self) -> dict[str, Any]:
         """Which run it is."""
-        return {"id": self._id, "project": self._project, "step": self._step} if self._was_begun else {}
+        if not self._was_begun:
+            return {}
+        return {"id": self._id, "project": self._project, "step": self.latest_step, "rows": self._count()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a run, unless this logger was given another id, project or experiment. Writes nothing."""
@@ -348,7 +397,8 @@ class WandbLogger(Logger):
         if not isinstance(found, str) or not found.strip() or FORBIDDEN & set(found):
             raise ValueError(f"{found!r} cannot be the id of a run")
         if state_dict.get("project") == self._project:
-            self._id, self._was_begun, self._step = str(found), True, int(state_dict["step"])
+            self._id, self._was_begun, self.latest_step = str(found), True, int(state_dict["step"])
+            self._rows = int(state_dict.get("rows", 0))
 
 
 def first_line(error: Exception) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import string
 from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 FORBIDDEN = frozenset("/\\#?%:")
 
@@ -16,13 +13,6 @@ FORBIDDEN = frozenset("/\\#?%:")
 def new_id() -> str:
     """An id as Weights & Biases makes them: eight letters and digits. Takes nothing from the random numbers of a training."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-
-
-def is_rank_zero() -> bool:
-    """Whether this process is the one that logs."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def number(value: Any) -> Any:
@@ -48,12 +38,3 @@ def plain(value: Any) -> Any:
         return str(value)
     except Exception:  # noqa: BLE001 - of a foreign __str__; the other parameters are worth having
         return f"<{type(value).__module__}.{type(value).__qualname__}>"
-
-
-class NoRun:
-    """A run for ranks that log nothing: every method does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying and pickling look for
-            raise AttributeError(name)
-        return lambda *args, **kwargs: None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,41 @@ class LoggerSuite(Suite):
         part.finalize("success")
 
     @only_if("keeps_rows")
+    def test_a_row_without_a_step_joins_the_latest(self, tmp_path: Path) -> None:
+        """What people log by hand, such as a result after a training, goes where the newest row is."""
+        part = self.make(tmp_path)
+        part.log_metrics({"before": 1.0})
+        part.log_metrics({"loss": 0.5}, 3)
+        part.log_metrics({"result": 2.0})
+        part.finalize("success")
+        close({(0, "before"): 1.0, (3, "loss"): 0.5, (3, "result"): 2.0}, table(self.read_back(part, tmp_path)))
+
+    def test_parsed_arguments_are_hyperparameters(self, tmp_path: Path) -> None:
+        """People pass what ``argparse`` gives."""
+        part = self.make(tmp_path)
+        part.log_hyperparams(Namespace(lr=0.1))
+        part.finalize("success")
+        if self.keeps_hyperparams:
+            assert float(self.read_hyperparams(part, tmp_path)["lr"]) == 0.1
+
+    def test_other_ranks_write_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """People call a logger in hooks and scripts, on every rank: rank 0 writes, and the others do not even begin a run."""
+        part = self.make(tmp_path)
+        with monkeypatch.context() as variables:
+            variables.setenv("RANK", "1")
+            part.log_hyperparams({"lr": 0.1})
+            part.log_metrics({"loss": 1.0}, 0)
+            part.experiment.some.thing({"loss": 1.0})["else"].append(2)
+            part.save()
+            part.finalize("success")
+            if self.makes_nothing_early:
+                assert list(tmp_path.iterdir()) == [], "something was written on rank 1"
+        part.log_metrics({"loss": 2.0}, 1)
+        part.finalize("success")
+        if self.keeps_rows:
+            close({(1, "loss"): 2.0}, table(self.read_back(part, tmp_path)))
+
+    @only_if("keeps_rows")
     def test_two_fits_in_a_row_are_one_record(self, tmp_path: Path) -> None:
         """A trainer may be used again after ``finalize``: nothing is lost, nothing raises."""
         part, recorder = self.make(tmp_path), RecordingLogger()
@@ -201,6 +238,28 @@ class LoggerSuite(Suite):
     def whole_with(self, recorder: Logger, folder: Path) -> None:
         """The training that :meth:`cut_and_resumed` cuts, logged to ``recorder`` only."""
         self.train(recorder, log_every_n_steps=1)
+
+    @only_if("keeps_rows")
+    @only_if("continues_record")
+    def test_another_process_continues_it(self, tmp_path: Path) -> None:
+        """What strategies do that start processes: a copy writes, and its state comes back. One record, each row once."""
+        part = self.make(tmp_path)
+        part.log_metrics({"loss": 0.0}, 0)
+        for step in (1, 3):
+            part.finalize("interrupted")  # before the processes start
+            copy = pickle.loads(pickle.dumps(part))
+            if step == 1:
+                copy.log_config({"run": "one"})
+            copy.log_metrics({"loss": float(step)}, step)
+            state = through_a_file(copy.state_dict())
+            copy.finalize("success")
+            part.load_state_dict(state)
+            part.log_metrics({"loss": step + 1.0}, step + 1)
+        part.finalize("success")
+        rows = self.read_back(part, tmp_path)
+        close({(step, "loss"): float(step) for step in range(5)}, table(rows))
+        if self.rewinds:
+            assert len([row for row in rows if "loss" in row]) == 5, f"a step is there twice: {rows}"
 
     # ---- Failure
 
