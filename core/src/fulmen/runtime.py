@@ -272,9 +272,13 @@ class Runtime:
         """Tensors combined over all ranks; collections of tensors likewise."""
         return map_tensors(data, lambda tensor: self.strategy.all_reduce(tensor, op))
 
-    def all_gather(self, data: Any) -> Any:
-        """Tensors of all ranks, stacked in a new first dimension; collections of tensors likewise. One rank: unchanged."""
-        return data if self.world_size == 1 else map_tensors(data, self.strategy.all_gather)
+    def all_gather(self, data: Any, sync_grads: bool = False) -> Any:
+        """Tensors of all ranks, stacked in a new first dimension; collections of tensors likewise. One rank: unchanged.
+
+        ``sync_grads``: whether gradients flow through it; every rank must then compute them.
+        """
+        gather = self.strategy.all_gather_with_gradient if sync_grads else self.strategy.all_gather
+        return data if self.world_size == 1 else map_tensors(data, gather)
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """The value of rank ``source``, on every rank."""

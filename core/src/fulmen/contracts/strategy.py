@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from fulmen.contracts.accelerator import Accelerator
 from fulmen.contracts.environment import ClusterEnvironment
 from fulmen.contracts.launcher import Launcher
+from fulmen.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fulmen.contracts.module import Module
@@ -110,6 +111,9 @@ class Strategy(ABC):
         """
         return step
 
+    def prepare_evaluation(self, module: nn.Module) -> None:
+        """Called on every rank before an evaluation: let all evaluate the same module, that of a checkpoint."""
+
     def no_sync(self, module: nn.Module) -> AbstractContextManager[Any] | None:
         """A context without gradient exchange, for all but the last batch of an accumulation; ``None``: none needed."""
         return None
@@ -142,6 +146,18 @@ class Strategy(ABC):
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, stacked: ``[world_size, *tensor.shape]``."""
+        return tensor.unsqueeze(0)
+
+    def all_gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        """The same, through which gradients flow: that of a rank's tensor is the sum over the losses of all ranks.
+
+        Raises:
+            ConfigurationError: This strategy cannot do that.
+        """
+        if self.world_size > 1:
+            raise ConfigurationError(
+                f"strategy {self.name!r} has no all_gather through which gradients flow; use strategy='ddp'"
+            )
         return tensor.unsqueeze(0)
 
     def broadcast(self, value: T, source: int = 0) -> T:
