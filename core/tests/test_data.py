@@ -375,7 +375,9 @@ def shares(loader, phase="validate", **options):
 def test_each_rank_has_its_share():
     assert shares(DataLoader(range(8), None)) == [1, 3, 5, 7]
     assert [batch.tolist() for batch in shares(DataLoader(range(8), 2))] == [[1, 3], [5, 7]]
-    assert shares(range(4)) == [0, 1, 2, 3]
+    assert shares(range(4)) == [1, 3]  # batches that lie ready are dealt out whole
+    assert shares(range(1)) == [0]  # every rank has one
+    assert shares(iter(range(4))) == [0, 1, 2, 3]  # nobody knows what they are
     with pytest.raises(ConfigurationError) as caught:
         shares(DataLoader(range(4), batch_sampler=Odd()))
     assert str(caught.value) == (

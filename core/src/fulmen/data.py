@@ -106,7 +106,7 @@ class Loaders:
 
     @property
     def _single(self) -> bool:
-        return len(self.sources) == 1 and self.combined.iterables is self.sources[0].loader
+        return len(self.sources) == 1 and self.combined.iterables is self.combined.leaves[0]
 
     def close(self) -> None:
         """End worker processes. The position is kept."""

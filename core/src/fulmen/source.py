@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class Source:
 
         So it is where batches lie ready, or workers load them and nobody but the trainer keeps the position.
         """
-        loader = self.loader
+        loader = self.loader.dataset if isinstance(self.loader, ReadyBatches) else self.loader
         if not isinstance(loader, DataLoader):
             return isinstance(loader, (list, tuple))
         return loader.num_workers > 0 and type(loader).__iter__ is DataLoader.__iter__ and not _is_stateful(loader)
@@ -133,7 +133,7 @@ class Source:
         batches.prepare(skip, seed if loader.num_workers > 0 else None, self._offset)
         iterator = _start_workers(self._served, silent)
         first, repeats = batches.draw_now()
-        if skip and not (repeats and first == self._first):
+        if skip and not (repeats and self._first in (0, first)):  # 0: it was a sequence of batches in one process
             self._warn_of_order()
         self._first = first
         return iterator
@@ -216,13 +216,20 @@ def is_indexed(loader: Any) -> bool:
 
 
 def _order_of(loader: Any) -> Any:
-    """The sampler that gives the order of all samples, for all ranks."""
+    """The sampler that gives the order of all samples, for all ranks; of a sequence of batches, the sequence."""
+    if is_sequence(loader):
+        return loader
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler.sampler
     return sampler.order if isinstance(sampler, Shared) else sampler
 
 
 def global_batch_size(loader: Any) -> int | None:
-    """Samples in the batches of all ranks together; ``None`` where the loader's own code makes the batches."""
+    """Samples in the batches of all ranks together; ``None`` where the loader's own code makes the batches.
+
+    Of a sequence of batches, each counts as one sample.
+    """
+    if is_sequence(loader):
+        return 1
     if not is_indexed(loader) or type(loader.batch_sampler) not in (BatchSampler, type(None)):
         return None
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler.sampler
@@ -291,8 +298,10 @@ def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[A
 def distributed(loader: Any, arguments: dict[str, int], shuffle: bool, seed: int, uneven: str | None = None) -> Any:
     """``loader`` with each rank seeing its share, where it is a map-style DataLoader without such a sampler.
 
-    ``uneven``: what happens to training samples that cannot be divided, as a strategy says it.
+    Of a sequence of batches, whole batches are shared. ``uneven``: what happens to training samples that cannot be divided,
+    as a strategy says it.
     """
+    loader = ready(loader)
     if not _can_be_shared(loader):
         return loader
     ranks = arguments["num_replicas"], arguments["rank"]
@@ -310,10 +319,37 @@ def dealt(loader: Any, arguments: dict[str, int]) -> Any:
 
     They are the batches of one process, so that what is made of them can be put in order.
     """
+    loader = ready(loader)
     if not _can_be_shared(loader):
         return loader
     in_order = with_sampler(loader, SequentialSampler(loader.dataset))
     return with_batches(in_order, InTurn(_index_sampler(in_order), arguments["num_replicas"], arguments["rank"]))
+
+
+class ReadyBatches(DataLoader[Any]):
+    """A sequence of batches as a loader, so that a sampler says which of them a rank gets."""
+
+    def __init__(self, batches: Any) -> None:
+        super().__init__(batches, batch_size=None, collate_fn=as_it_is)
+
+
+def as_it_is(batch: Any) -> Any:
+    """``batch``."""
+    return batch
+
+
+def is_sequence(loader: Any) -> bool:
+    """Whether batches lie ready, and can be taken by their index instead of one after the other."""
+    kind = type(loader)
+    if isinstance(loader, DataLoader) or not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")):
+        return False
+    is_plain = isinstance(loader, Sequence) or hasattr(kind, "__array__") or not hasattr(kind, "__iter__")
+    return is_plain and not _is_stateful(loader)
+
+
+def ready(loader: Any) -> Any:
+    """A sequence of batches as a loader; others as they are."""
+    return ReadyBatches(loader) if is_sequence(loader) else loader
 
 
 def _can_be_shared(loader: Any) -> bool:

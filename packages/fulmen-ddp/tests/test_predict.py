@@ -23,6 +23,19 @@ def loader(count, batch_size=2, **options):
     return DataLoader(TensorDataset(torch.arange(float(count)).view(-1, 1)), batch_size, **options)
 
 
+class SampleByIndex:
+    """Has no ``__iter__``."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
 def predict(data, ranks, **options):
     where = {"devices": ranks, "strategy": "ddp_fork"} if ranks > 1 else {"strategy": "single_device"}
     arguments = {"return_predictions": options.pop("return_predictions")} if "return_predictions" in options else {}
@@ -42,6 +55,14 @@ def test_drop_last_and_single_samples_are_those_of_one_process_too():
     for options in ({"drop_last": True}, {"batch_size": None}):
         found = [predict(loader(7, **options), ranks) for ranks in (1, 2)]
         assert plain(found[0]) == plain(found[1])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, SampleByIndex, torch.stack])
+def test_sequences_of_batches_are_dealt_out(kind):
+    batches = [torch.full((1, 2), float(number)) for number in range(5)]
+    found = [predict(kind(batches), ranks) for ranks in (1, 2)]
+    assert plain(found[0]) == plain(found[1])
+    assert len(found[1]) == 5
 
 
 def test_several_loaders_give_a_list_each():

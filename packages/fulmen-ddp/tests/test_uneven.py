@@ -140,6 +140,16 @@ def test_a_dataset_that_is_shared(tmp_path, uneven, seen, shuffle):
         assert len(set(every)) == min(seen, 11)
 
 
+@pytest.mark.parametrize(("uneven", "seen"), [(None, 12), ("drop", 9), ("pad", 12), ("join", 11)])
+def test_a_list_of_batches_is_shared_alike(tmp_path, uneven, seen):
+    data = [[torch.eye(11)[row : row + 1, :3], torch.full((1, 1), float(row))] for row in range(11)]
+    fit(tmp_path, Recording(tmp_path), data, uneven=uneven, ranks=3, max_epochs=2)
+    shares = [torch.load(tmp_path / f"seen.{rank}.1", weights_only=True) for rank in range(3)]
+    assert shares[0][:3] == [0, 3, 6]
+    every = [number for share in shares for number in share]
+    assert (len(every), len(set(every))) == (seen, min(seen, 11))
+
+
 class Recording(Job):
     """Writes down which samples each rank was trained on."""
 
