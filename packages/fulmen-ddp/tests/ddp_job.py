@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -201,6 +202,36 @@ def train(strategy: Any, devices: int, name: str, folder: str, **options: Any) -
     return module, trainer
 
 
+def ends(what: str, strategy: Any, folder: Path, devices: int) -> None:
+    """How processes and modules end: with which threads, by a signal, with which layers."""
+    options = {"max_steps": 3, "accelerator": "cpu", "strategy": strategy, "devices": devices, "limit_val_batches": 0}
+    if what == "synced":
+        options["strategy"] = {"name": strategy, "sync_batchnorm": True}
+    trainer, module = quiet(**options), module_for("batchnorm" if what == "synced" else "plain")
+    rank = os.environ.get("RANK", "0")
+    if what == "threads":  # this is called after what is registered later
+        names = lambda: [path.joinpath("comm").read_text() for path in Path("/proc/self/task").iterdir()]  # noqa: E731
+        atexit.register(lambda: folder.joinpath(f"threads.{rank}").write_text("".join(names())))
+        main.trainer = trainer  # type: ignore[attr-defined]
+    elif what == "abort" and rank == "1":
+        atexit.register(lambda: os.kill(os.getpid(), signal.SIGABRT))
+    trainer.fit(module, samples(96, 4))
+    if what == "synced":
+        layer, before = module.net[1], {key: value.clone() for key, value in module.state_dict().items()}
+        found = [type(layer).__name__, layer.weight is trainer.optimizers[0].param_groups[0]["params"][2]]
+        second = quiet(**options)
+        second.fit(module, samples(96, 4))
+        moved = not torch.equal(before["net.1.running_mean"], module.state_dict()["net.1.running_mean"])
+        failing = Failing("raise")
+        failing.net = module.net
+        try:
+            quiet(**{**options, "max_steps": 9}).fit(failing, samples(96, 4))
+        except ValueError as error:
+            found.append(str(error))
+        found += [type(module.net[1]).__name__, module.net[1] is layer, moved]
+        folder.joinpath(f"synced.{rank}").write_text(json.dumps(found))
+
+
 def main(strategy: Any, folder: str, what: str, devices: int = 2) -> None:
     if what in ("raise", "kill", "hang"):
         chosen = {"name": strategy, "timeout_s": 10} if what == "hang" else strategy
@@ -209,6 +240,8 @@ def main(strategy: Any, folder: str, what: str, devices: int = 2) -> None:
     elif what == "late":
         strategy = {"name": strategy, "timeout_s": 6}
         quiet(max_steps=2, accelerator="cpu", strategy=strategy, devices=devices).fit(Job(), samples(96, 4))
+    elif what in ("threads", "abort", "synced"):
+        ends(what, strategy, Path(folder), devices)
     elif what == "predict":
         trainer = quiet(accelerator="cpu", strategy=strategy, devices=devices)
         numbers = TensorDataset(torch.arange(10.0).view(-1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 
 import pytest
@@ -103,6 +104,26 @@ def test_tasks_of_slurm_end_all_and_say_why(script, tmp_path, how):
         assert "rank 1 was here:" in output
         assert "time.sleep(1000)" in output
         assert "rank 0 failed: RuntimeError" in said
+
+
+# ---- The end of the program
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are looked up in /proc")
+def test_no_thread_of_the_process_group_outlives_it(script, tmp_path):
+    """It would need the interpreter when that has ended, and abort the process."""
+    status, output = finished(script(JOB, "ddp", tmp_path, "threads"))
+    assert status == 0, output
+    for rank in range(2):
+        names = (tmp_path / f"threads.{rank}").read_text()
+        assert "python" in names
+        assert "gloo" not in names
+
+
+def test_a_rank_that_dies_after_its_work_is_told(script, tmp_path):
+    status, output = finished(script(JOB, "ddp", tmp_path, "abort"))
+    assert status == 0, output
+    assert "[rank-ended] rank 1 was ended by SIGABRT, though no call of the trainer failed" in output
 
 
 # ---- Signals

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
+from ddp_checks import JOB, finished
 from ddp_job import Job, Report, Unused, samples
 from fulmen_ddp import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fulmen import Callback, ConfigurationError, FulmenWarning, PluginSet
+from fulmen import Callback, ConfigurationError, FulmenWarning, ModuleError, PluginSet
 from fulmen.testing import quiet
 
 
@@ -126,8 +129,13 @@ def test_the_backend_of_the_process_group(tmp_path):
 
 
 def test_unused_parameters(tmp_path):
-    with pytest.raises(RuntimeError, match="find_unused_parameters"):
+    with pytest.raises(ModuleError) as error:
         fit(tmp_path, "off", Unused(), strategy=fork(timeout_s=20))
+    assert re.sub(r"rank \d", "rank N", str(error.value)) == (
+        "some parameters took no part in the loss of the batch before, on rank N, and the gradients of the ranks cannot be "
+        "averaged without them: idle.weight, idle.bias. Use strategy='ddp_fork_find_unused_parameters_true', or freeze those "
+        "that are never used"
+    )
     for name in ("ddp_fork_find_unused_parameters_true", fork(static_graph=True)):
         assert fit(tmp_path, "on", Unused(), strategy=name)
 
@@ -146,6 +154,24 @@ def batchnorm():
     return Job(batchnorm=True)
 
 
+def test_batchnorm_is_what_it_was_after_every_run(script, tmp_path):
+    """Also after one that failed; the layer stays the same object with the same parameters, and can be trained again."""
+    status, output = finished(script(JOB, "ddp", tmp_path, "synced"))
+    assert status == 0, output
+    found = json.loads((tmp_path / "synced.0").read_text())
+    assert found == ["BatchNorm1d", True, "boom on rank 1", "BatchNorm1d", True, True]
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_a_validation_in_a_training_has_the_buffers_that_are_saved(tmp_path, broadcast):
+    module, strategy = batchnorm(), fork(broadcast_buffers=broadcast)
+    trainer = quiet(max_epochs=1, accelerator="cpu", devices=2, strategy=strategy)
+    trainer.fit(module, samples(96, 4), samples(53, 4, 5))
+    inside = float(trainer.callback_metrics["val_loss"])
+    (after,) = trainer.validate(module, samples(53, 4, 5))
+    assert (inside == after["val_loss"]) is broadcast
+
+
 def test_buffers_are_those_of_rank_0_unless_told_otherwise(tmp_path):
     """The running means that a forward pass starts from; each rank then adds its own batch."""
     distances = []
@@ -154,6 +180,29 @@ def test_buffers_are_those_of_rank_0_unless_told_otherwise(tmp_path):
         ranks = [torch.load(tmp_path / f"{name}.{rank}", weights_only=True)["weights"] for rank in range(2)]
         distances.append(float((ranks[0]["net.1.running_mean"] - ranks[1]["net.1.running_mean"]).abs().max()))
     assert distances[0] != distances[1]
+
+
+class Gathering(Job):
+    """Compares each sample with those of all ranks, as contrastive losses do."""
+
+    def __init__(self, sync_grads=True):
+        super().__init__()
+        self.sync_grads = sync_grads
+
+    def training_step(self, batch, batch_idx):
+        own = {"z": self.net(batch[0])}
+        every = self.all_gather(own, sync_grads=self.sync_grads)["z"].reshape(-1, 1)
+        return (every - every.T).square().exp().clamp_max(50).log1p().mean() + own["z"].square().mean()
+
+
+def test_gradients_flow_through_what_is_gathered(tmp_path):
+    torch.manual_seed(0)
+    alone = Gathering()
+    quiet(max_epochs=1, accelerator="cpu", strategy="single_device", limit_val_batches=0).fit(alone, samples(96, 8))
+    for sync_grads in (True, False):
+        torch.manual_seed(0)
+        found = fit(tmp_path, "gathered", Gathering(sync_grads))
+        assert (far(found, alone.state_dict()) < 1e-5) is sync_grads
 
 
 def test_a_training_that_is_cut_under_ddp_goes_on_in_one_process(tmp_path):

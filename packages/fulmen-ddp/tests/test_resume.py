@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from ddp_job import Job, Report, samples
@@ -141,3 +143,51 @@ def test_lbfgs_equals_one_process(tmp_path):
         alone, samples(96, 8)
     )
     assert far(found, alone.state_dict()) < 1e-7
+
+
+# ---- Sequences of batches
+
+
+def of_batches(ranks, *, at=None, folder=None, path=None):
+    """Three epochs over 25 batches of 4 samples, of which each step has two: of both ranks, or of one."""
+    module, callbacks = fresh(Job), [] if at is None else [SaveAt(at, folder)]
+    where = {"devices": 2, "strategy": "ddp_fork"} if ranks == 2 else {"strategy": "single_device"}
+    options = {"max_epochs": 3, "limit_val_batches": 0, "accumulate_grad_batches": 3 - ranks, "callbacks": callbacks}
+    quiet(accelerator="cpu", **where, **options).fit(module, list(samples(96, 4)), ckpt_path=path)
+    return module.state_dict()
+
+
+class SaveAt(Callback):
+    def __init__(self, at, folder):
+        self.at, self.folder = at, folder
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.progress.batches == self.at:
+            trainer.save_checkpoint(self.folder / "cut.ckpt")
+
+
+@pytest.mark.parametrize("ranks", [(1, 2), (2, 1), (2, 2)])
+def test_a_list_of_batches_goes_on_with_any_number_of_ranks(tmp_path, ranks):
+    before, after = ranks
+    whole = of_batches(before, at=17 * (3 - before), folder=tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\[resume-(ranks|batch-size)\]")
+        resumed = of_batches(after, path=tmp_path / "cut.ckpt")
+    assert far(whole, resumed) < (1e-5 if before != after else 1e-12)
+    assert far(whole, of_batches(after)) < 1e-5
+
+
+@pytest.mark.parametrize("at", [2, 7, 14])
+def test_buffers_that_a_validation_has_evened_are_those_of_the_resume(tmp_path, at):
+    """In the middle of an accumulation window, in which ranks have means of their own."""
+    found = []
+    for path in (None, tmp_path / "cut.ckpt"):
+        torch.manual_seed(0)
+        module, options = Job(batchnorm=True), {"accumulate_grad_batches": 4, "val_check_interval": 3}
+        trainer = quiet(
+            max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_fork", callbacks=[SaveAt(at, tmp_path)], **options
+        )
+        trainer.fit(module, samples(96, 4), samples(53, 4, 5), ckpt_path=path)
+        found.append((module.state_dict(), float(trainer.callback_metrics["val_loss"])))
+    assert far(found[0][0], found[1][0]) == 0
+    assert found[0][1] == found[1][1]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class HostSyncBatchNorm(_BatchNorm):
@@ -75,14 +73,25 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return summed
 
 
-def with_sync_batchnorm(module: AnyModule, device: torch.device) -> AnyModule:
-    """``module`` with its batch norm layers replaced; their parameters and buffers stay the same objects."""
-    for name, child in module.named_children():
-        setattr(module, name, with_sync_batchnorm(child, device))
-    kind = HostSyncBatchNorm if device.type == "cpu" else nn.SyncBatchNorm
-    if not isinstance(module, _BatchNorm) or isinstance(module, kind):
-        return module
-    synced = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
-    synced.__dict__["_parameters"], synced.__dict__["_buffers"] = module._parameters, module._buffers
-    synced.training = module.training
-    return synced  # type: ignore[return-value]
+class Synced:
+    """Batch norm layers that compute over all ranks, until :meth:`undo`. They stay the same objects, with what they hold."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[nn.Module, type[nn.Module]]] = []
+
+    def convert(self, module: nn.Module, device: torch.device) -> None:
+        """Let all layers of ``module`` do so."""
+        kind = HostSyncBatchNorm if device.type == "cpu" else nn.SyncBatchNorm
+        for layer in module.modules():
+            if isinstance(layer, _BatchNorm) and not isinstance(layer, kind):
+                self._before.append((layer, type(layer)))
+                layer.__class__ = kind
+                layer.__dict__.setdefault("process_group", None)  # nn.SyncBatchNorm takes it for all ranks
+
+    def undo(self) -> None:
+        """Let each be what it was."""
+        for layer, kind in self._before:
+            layer.__class__ = kind
+            if not issubclass(kind, nn.SyncBatchNorm):
+                layer.__dict__.pop("process_group", None)
+        self._before.clear()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from fulmen import ConfigurationError
 from fulmen.contracts.strategy import ReduceOp
@@ -66,6 +67,8 @@ def join(place: Place, backend: str, timeout: timedelta) -> None:
         address, is_host = (place.address, place.port), rank == 0 and not place.hosted
         store = dist.TCPStore(*address, None, is_host, begin, wait_for_workers=False)  # type: ignore[attr-defined]
     name = meet(store, rank, size, begin)
+    import torch.distributed.nn.functional  # noqa: F401 - imported later, its default arguments would keep the group for ever
+
     own = dist.PrefixStore(f"fulmen/{name}/group", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timeout)
     _board.append(Board(store, address, name, rank, size, is_host))
@@ -80,9 +83,23 @@ def board() -> Board | None:
     return _board[-1] if _board else None
 
 
+_users: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def uses_group(module: nn.Module) -> None:
+    """Remember a DDP module, which keeps the group: :func:`leave` takes it away."""
+    _users.add(module)
+
+
 def leave() -> None:
-    """Leave the group; for the end of the process."""
+    """Leave the group; for the end of the process.
+
+    Nothing may keep the group then, so that its threads end here. A thread that lets go of a tensor needs the interpreter, and
+    where that has ended, it takes the process with it.
+    """
     _board.clear()
+    for module in list(_users):
+        module.__dict__.update(reducer=None, logger=None, process_group=None)
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -100,6 +117,26 @@ def all_gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     return torch.stack(parts)
+
+
+class GatherWithGradient(torch.autograd.Function):
+    """The tensors of all ranks, stacked; the gradient of each is summed over the losses of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks."""
+        return all_gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """What the losses of all ranks have for the tensor of this one."""
+        return all_reduce(gradient, "sum")[dist.get_rank()]
+
+
+def all_gather_with_gradient(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, stacked, through which gradients flow. The same backward pass on every rank."""
+    found: Tensor = GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call]
+    return found
 
 
 def broadcast(value: T, source: int) -> T:
@@ -132,14 +169,26 @@ def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
                 tensor.copy_(sent)
 
 
+def broadcast_together(tensors: Sequence[Tensor]) -> None:
+    """The same for many small tensors, in one exchange for each number format."""
+    for flat in flattened(tensors):
+        dist.broadcast(flat, 0)
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their mean over all ranks, in one exchange for each number format."""
+    for flat in flattened(tensors):
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+
+
+def flattened(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """All tensors of a number format as one, format by format; what the caller makes of it is put back."""
     by_format: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         by_format.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     for same in by_format.values():
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in same])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        yield flat
         for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
             tensor.detach().copy_(part.view_as(tensor))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch.distributed as dist
 
 from fulmen import ConfigurationError, Launcher
+from fulmen.errors import warn
 from fulmen_ddp import watch
 from fulmen_ddp.breaking import GRACE_SECONDS, POLL_SECONDS, break_off, watching
 from fulmen_ddp.channel import WHERE, Channel, ask_where
@@ -47,9 +48,9 @@ FAREWELL_SECONDS = 30.0
 class ScriptLauncher(Launcher):
     """Runs a function in this process; the others come to the same call by themselves."""
 
-    def __init__(self, strategy: DDPStrategy) -> None:
     takes_part = True
 
+    def __init__(self, strategy: DDPStrategy) -> None:
         self.strategy = strategy
 
     @property
@@ -235,6 +236,10 @@ class Crew:
             if any(begun > self.count for begun, _ in self.calls.values()):
                 break
             sleep(POLL_SECONDS)
+        for rank, process in self.processes.items():
+            status = process.poll()
+            if not self.ended and status is not None and status < 0:
+                warn("rank-ended", f"{ended(rank, status).text}, though no call of the trainer failed")
         self.end()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fulmen import Module, Strategy
+from fulmen import Module, ModuleError, Strategy
 from fulmen.contracts.strategy import STAND_IN
+from fulmen.errors import listing
 from fulmen_ddp import group
 
 _trainings: list[int] = [0]
@@ -42,6 +44,32 @@ class StepModule(nn.Module):
             self.__dict__["_has_form"] = True
             self.stand_ins.say_form(outputs)
         return outputs
+
+
+def naming_unused(step: Callable[..., Any], module: Module, remedy: str) -> Callable[..., Any]:
+    """The forward pass of a DDP module, which says by name which parameters took no part in the loss of the batch before.
+
+    Args:
+        step: The forward pass.
+        module: Whose parameters they are.
+        remedy: What to do where DDP was not asked to look for them; empty where it was.
+    """
+
+    def checked(*args: Any) -> Any:
+        try:
+            return step(*args)
+        except RuntimeError as error:
+            found = re.search(r"did not receive grad for rank (\d+): ([\d ]*\d)", str(error))
+            if found is None or "find_unused_parameters" not in str(error):
+                raise
+            names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+            unused = listing(names[int(index)] for index in found[2].split())
+            raise ModuleError(
+                f"some parameters took no part in the loss of the batch before, on rank {found[1]}, and the gradients of the "
+                f"ranks cannot be averaged without them: {unused}. {remedy or 'Return nothing but the loss'}"
+            ) from None
+
+    return checked
 
 
 def has_loss(outputs: Any) -> bool:

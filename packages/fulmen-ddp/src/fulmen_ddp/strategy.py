@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fulmen import Accelerator, ClusterEnvironment, ConfigurationError, Module, ModuleError, Strategy
 from fulmen.contracts.strategy import ReduceOp
 from fulmen_ddp import group
-from fulmen_ddp.batchnorm import with_sync_batchnorm
+from fulmen_ddp.batchnorm import Synced
 from fulmen_ddp.comm import check_hook, register_hook
 from fulmen_ddp.environments import LaunchedEnvironment
 from fulmen_ddp.external import ExternalLauncher
@@ -24,7 +24,7 @@ from fulmen_ddp.place import Place, own_place, place_in
 from fulmen_ddp.processes import ProcessLauncher
 from fulmen_ddp.script import ScriptLauncher, follow_parent
 from fulmen_ddp.start import START_METHODS, choose_start_method
-from fulmen_ddp.steps import StepModule
+from fulmen_ddp.steps import StepModule, naming_unused
 
 T = TypeVar("T")
 Step = Callable[..., Any]
@@ -103,6 +103,7 @@ class DDPStrategy(Strategy):
         self.stop_timeout = group.duration(stop_timeout_s, "stop_timeout_s")
         self._wrapped: DistributedDataParallel | None = None
         self._stepping: StepModule | None = None
+        self._synced = Synced()
 
     def connect(
         self, accelerator: Accelerator, devices: Sequence[torch.device], num_nodes: int, environment: ClusterEnvironment | None
@@ -149,6 +150,7 @@ class DDPStrategy(Strategy):
 
     def teardown(self) -> None:
         """Let go of the module. The process group stays, for what is saved or run afterwards."""
+        self._synced.undo()
         self._wrapped = self._stepping = None
         self.__dict__.pop("backward", None)
 
@@ -184,7 +186,7 @@ class DDPStrategy(Strategy):
     def setup_module(self, module: nn.Module) -> nn.Module:
         """``module`` on its device, with the weights of rank 0 on every rank; outside a trainer as a DDP module."""
         if self.sync_batchnorm and self.world_size > 1:
-            module = with_sync_batchnorm(module, self.root_device)
+            self._synced.convert(module, self.root_device)
         module = module.to(self.root_device)
         if self.world_size == 1:
             return module
@@ -211,7 +213,9 @@ class DDPStrategy(Strategy):
             return step
         self._stepping = StepModule(module, step, self)
         self._wrapped = self._wrap(self._stepping)
-        return self._wrapped
+        name = {"spawn": "ddp_spawn", "fork": "ddp_fork"}.get(self.start_method, "ddp")
+        look = f"Use strategy='{name}_find_unused_parameters_true', or freeze those that are never used"
+        return naming_unused(self._wrapped, module, "" if self.find_unused_parameters else look)
 
     def _wrap(self, module: nn.Module) -> DistributedDataParallel:
         on_gpu = self.root_device.type == "cuda"
@@ -227,9 +231,15 @@ class DDPStrategy(Strategy):
             gradient_as_bucket_view=self.gradient_as_bucket_view,
             **options,
         )
+        group.uses_group(wrapped)
         if self.comm_hook is not None:
             register_hook(wrapped, self.comm_hook, self.comm_state)
         return wrapped
+
+    def prepare_evaluation(self, module: nn.Module) -> None:
+        """Let every rank have the buffers of rank 0, which are those of a checkpoint: evaluation is no forward pass of DDP."""
+        if self.broadcast_buffers and not self._is_alone:
+            group.broadcast_together(list(module.buffers()))
 
     def settle_stand_ins(self) -> tuple[int, bool]:
         """For how many of these batches no rank had a loss, and whether the losses of the others are sums with weights."""
@@ -264,6 +274,10 @@ class DDPStrategy(Strategy):
         """The tensors of all ranks, stacked: ``[world_size, *tensor.shape]``. They must have the same shape."""
         return tensor.unsqueeze(0) if self._is_alone else group.all_gather(tensor)
 
+    def all_gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        """The same, through which gradients flow. Every rank must then compute them."""
+        return tensor.unsqueeze(0) if self._is_alone else group.all_gather_with_gradient(tensor)
+
     def broadcast(self, value: T, source: int = 0) -> T:
         """The plain value or tensor of rank ``source``, on every rank."""
         return value if self._is_alone else group.broadcast(value, source)
@@ -293,6 +307,7 @@ class DDPStrategy(Strategy):
             **{key: value for key, value in self.__dict__.items() if key != "backward"},
             "_wrapped": None,
             "_stepping": None,
+            "_synced": Synced(),
         }
 
 
