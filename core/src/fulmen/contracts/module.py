@@ -309,9 +309,12 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
         """The index of this process on its node."""
         return self._run.runtime.local_rank if self._run else 0
 
-    def all_gather(self, data: Any) -> Any:
-        """Tensors of all ranks, stacked in a new first dimension; collections of tensors likewise."""
-        return self._running().runtime.all_gather(data)
+    def all_gather(self, data: Any, sync_grads: bool = False) -> Any:
+        """Tensors of all ranks, stacked in a new first dimension; collections of tensors likewise.
+
+        ``sync_grads``: whether gradients flow through it, as losses over the samples of all ranks need it.
+        """
+        return self._running().runtime.all_gather(data, sync_grads)
 
     def freeze(self: Self) -> Self:
         """Stop training every parameter, and switch to evaluation mode."""
