@@ -155,9 +155,17 @@ def training_state(run: Run, alone: bool = False) -> dict[str, Any]:
             "options": run.options.to_json(),
             "plugins": run.runtime.plugins.effective(),
             "stop_reason": run.stop_reason,
-            "inexact": list(run.inexact),
+            "inexact": [*run.inexact, *([saved_alone(ranks)] if alone else [])],
         },
     }
+
+
+def saved_alone(ranks: int) -> str:
+    """Why a resume is not exact where rank 0 could not ask the others."""
+    return (
+        f"the checkpoint was saved by rank 0 alone when {ranks} ranks failed: what the others had of their own (random "
+        "numbers, sums of the epoch's metrics, open gradients) is not in it"
+    )
 
 
 def _is_inside_batch(run: Run) -> bool:

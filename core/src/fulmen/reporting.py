@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fulmen.checkpoint import saved_alone
 from fulmen.contracts.callback import Checkpoint
 from fulmen.contracts.hyperparameters import plain
 from fulmen.errors import ConfigurationError, listing, warn
@@ -60,10 +61,7 @@ def report_resume(run: Run) -> None:
         run.inexact.append("the checkpoint was saved inside a batch, which is trained on again, with other random numbers")
     alone_of = run.resumed["loops"]["fit_loop"].get("alone_of", 0) if run.resumed is not None else 0
     if alone_of:
-        run.inexact.append(
-            f"the checkpoint was saved by rank 0 alone when {alone_of} ranks failed: what the others had of their own (random "
-            "numbers, sums of the epoch's metrics, open gradients) is not in it"
-        )
+        run.inexact.append(saved_alone(alone_of))
     if run.resumed is not None and lacks_own_gradients(run, run.resumed):
         run.inexact.append(
             "the checkpoint was saved inside an accumulation window, with the mean of the ranks' gradients, because all of "
