@@ -25,7 +25,7 @@ from typing import IO, Any, BinaryIO
 import torch
 
 from fulmen.durable import flush_folder, new_file_beside, other_name_beside, prepare_folder
-from fulmen.errors import CheckpointError, listing, warn
+from fulmen.errors import CheckpointError, ConfigurationError, listing, warn
 from fulmen.screening import screen
 
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"}  # making one there would make a bucket
@@ -58,20 +58,35 @@ def write_checkpoint(payload: Mapping[str, Any], path: str | os.PathLike[str]) -
         _write_local(payload, Path(path))
 
 
-def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu", verify: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu", verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint without running anything in it.
 
     Args:
-        path: A local path or a URL that fsspec knows.
+        path: A local path, a URL that fsspec knows, or an open file, which is read from where it stands.
         map_location: Where tensors go, as ``torch.load`` takes it.
         verify: Compare every byte with its checksum. Without it, ``map_location="meta"`` reads none of the tensors' bytes.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, it holds more than plain data, or it is no dictionary.
     """
+    if hasattr(path, "read"):
+        return _read_fetched(lambda local: _copy_stream(path, local), str(path), map_location, verify)
     if is_url(path):
         return _read_remote(str(path), map_location, verify)
     return _read_local(Path(path), str(path), map_location, verify)
+
+
+def plain_data_only(weights_only: bool | None) -> None:
+    """Refuse ``weights_only=False``, which Lightning takes for ``torch.load``: what is not plain data is never read.
+
+    Raises:
+        ConfigurationError: It was asked for.
+    """
+    if weights_only is False:
+        raise ConfigurationError(
+            "weights_only=False is not possible: checkpoints are plain data, and nothing in a file is run; leave it out. Where "
+            "you trust a file of something else, read it with torch.load, and save its tensors and numbers again"
+        )
 
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
@@ -259,13 +274,23 @@ def _write_remote(payload: Mapping[str, Any], url: str) -> None:
 
 def _read_remote(url: str, map_location: Any, verify: bool) -> dict[str, Any]:
     filesystem, inner = _filesystem(url)
+    return _read_fetched(lambda local: filesystem.get_file(inner, str(local)), url, map_location, verify)
+
+
+def _read_fetched(fetch: Callable[[Path], object], name: str, map_location: Any, verify: bool) -> dict[str, Any]:
+    """Read the checkpoint that ``fetch`` writes to a local path."""
     with tempfile.TemporaryDirectory(prefix="fulmen-") as folder:
         local = Path(folder) / "download.ckpt"
         try:
-            filesystem.get_file(inner, str(local))
+            fetch(local)
         except Exception as error:  # each file system has errors of its own
-            raise CheckpointError(f"could not read {url}: {type(error).__name__}: {error}") from error
-        return _read_local(local, url, map_location, verify)
+            raise CheckpointError(f"could not read {name}: {type(error).__name__}: {error}") from error
+        return _read_local(local, name, map_location, verify)
+
+
+def _copy_stream(stream: Any, path: Path) -> None:
+    with open(path, "wb") as file:
+        shutil.copyfileobj(stream, file)
 
 
 def remote_checkpoints(folder: str) -> list[tuple[float, str]]:

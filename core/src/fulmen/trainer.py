@@ -36,6 +36,7 @@ from fulmen.progress import Progress
 from fulmen.reporting import table
 from fulmen.runtime import Devices, Runtime
 from fulmen.state import Run
+from fulmen.storage import plain_data_only
 from fulmen.trainer_view import TrainerView
 
 Path = str | os.PathLike[str]
@@ -129,6 +130,7 @@ class Trainer(TrainerView):
         val_dataloaders: Any = None,
         datamodule: DataModule | None = None,
         ckpt_path: Path | None = None,
+        weights_only: bool | None = None,
     ) -> None:
         """Train ``model``, and validate it where it has a ``validation_step``.
 
@@ -138,11 +140,13 @@ class Trainer(TrainerView):
             val_dataloaders: Likewise, for validation.
             datamodule: Gives what the other arguments do not; may be passed in place of ``train_dataloaders``.
             ckpt_path: Continue a training: a path or URL; ``"last"`` for the newest of this module; ``"best"``.
+            weights_only: Has no other value than ``True``: of a file, what is not plain data is never read.
 
         Raises:
             ModuleError: The module or its data lack what is needed, or break their contract.
             CheckpointError: ``ckpt_path`` cannot be read, or does not fit.
         """
+        plain_data_only(weights_only)
         if self.runtime.must_launch:
             self._launch("fit", model, train_dataloaders, val_dataloaders, datamodule, ckpt_path)
             return
@@ -157,6 +161,7 @@ class Trainer(TrainerView):
         ckpt_path: Path | None = None,
         verbose: bool = True,
         datamodule: DataModule | None = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """Run ``validation_step`` over the validation data.
 
@@ -166,10 +171,12 @@ class Trainer(TrainerView):
             ckpt_path: Weights to load before: a path or URL, ``"best"`` or ``"last"``.
             verbose: Print a table of the metrics.
             datamodule: Gives the loaders; may be passed in place of ``dataloaders``.
+            weights_only: As in :meth:`fit`.
 
         Returns:
             The metrics, one mapping per loader.
         """
+        plain_data_only(weights_only)
         return self._evaluate("validate", model, dataloaders, ckpt_path, verbose, datamodule)
 
     def test(
@@ -179,8 +186,10 @@ class Trainer(TrainerView):
         ckpt_path: Path | None = None,
         verbose: bool = True,
         datamodule: DataModule | None = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """Run ``test_step`` over the test data. Arguments and result as in :meth:`validate`."""
+        plain_data_only(weights_only)
         return self._evaluate("test", model, dataloaders, ckpt_path, verbose, datamodule)
 
     def predict(
@@ -190,6 +199,7 @@ class Trainer(TrainerView):
         datamodule: DataModule | None = None,
         return_predictions: bool | None = None,
         ckpt_path: Path | None = None,
+        weights_only: bool | None = None,
     ) -> Any:
         """Run ``predict_step`` over the prediction data.
 
@@ -200,11 +210,13 @@ class Trainer(TrainerView):
             return_predictions: ``False`` keeps nothing, for callbacks that write predictions. With several ranks each gets
                 those of all, in the order of the data and on the host.
             ckpt_path: Weights to load before: a path or URL, ``"best"`` or ``"last"``.
+            weights_only: As in :meth:`fit`.
 
         Returns:
             What ``predict_step`` returned, one entry per batch; with several loaders, one such list for each. ``None``
             where predictions are not returned.
         """
+        plain_data_only(weights_only)
         module, path = self._module_and_path(model, ckpt_path)
         if self.runtime.must_launch:
             return self._launch("predict", module, dataloaders, datamodule, return_predictions, path)

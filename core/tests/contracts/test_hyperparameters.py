@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickle
 from argparse import Namespace
@@ -13,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from fulmen import CheckpointError, ConfigurationError, DataModule, FulmenWarning, Module
+from fulmen import CheckpointError, ConfigurationError, DataModule, FulmenWarning, Module, ModuleError
 from fulmen.contracts.hyperparameters import Hyperparameters, init_arguments_from, plain, read_hparams_file
-from fulmen.testing import quiet
+from fulmen.testing import Regression, Validated, batches, quiet
 
 if TYPE_CHECKING:
     from somewhere import Unknown
@@ -224,6 +225,71 @@ def test_ignored_arguments_are_given_again(tmp_path):
     module = Ignoring(0.1, nn.ReLU())
     assert checkpoint_of(module, path)["hyper_parameters"] == {"lr": 0.1}
     assert torch.equal(Ignoring.load_from_checkpoint(path, net=nn.Tanh()).layer.weight, module.layer.weight)
+
+
+def test_an_argument_that_was_not_kept_must_be_given(tmp_path):
+    class Encoder(Module):
+        def __init__(self, encoder, lr=0.1):
+            super().__init__()
+            self.save_hyperparameters(ignore=["encoder"])
+            self.encoder = encoder
+
+    path = tmp_path / "a.ckpt"
+    checkpoint_of(Encoder(nn.Linear(1, 1), lr=0.3), path)
+    with pytest.raises(CheckpointError) as caught:
+        Encoder.load_from_checkpoint(path)
+    assert str(caught.value) == (
+        f"{path} does not hold the arguments encoder of Encoder, which save_hyperparameters did not keep; pass them: "
+        "Encoder.load_from_checkpoint(..., encoder=...)"
+    )
+    assert Encoder.load_from_checkpoint(path, encoder=nn.Linear(1, 1)).hparams.lr == 0.3
+
+
+def test_an_argument_that_the_constructor_does_not_have(tmp_path):
+    path = tmp_path / "a.ckpt"
+    checkpoint_of(Ignoring(0.1), path)
+    with pytest.raises(ConfigurationError) as caught:
+        Ignoring.load_from_checkpoint(path, nett=nn.Tanh())
+    assert str(caught.value) == "Ignoring has no argument 'nett'; did you mean 'net'?; it has: lr, net, other"
+
+
+def test_a_module_is_not_loaded_into(tmp_path):
+    path = tmp_path / "a.ckpt"
+    module = Ignoring(0.1)
+    checkpoint_of(module, path)
+    assert callable(module.load_from_checkpoint)
+    for instance in (module, DataModule()):
+        with pytest.raises(ModuleError, match=r"call it on the class, and take what it returns: model = Model\.load"):
+            instance.load_from_checkpoint(path)
+
+
+def test_an_open_file_is_read(tmp_path):
+    path = tmp_path / "a.ckpt"
+    module = Ignoring(0.1)
+    checkpoint_of(module, path)
+    with open(path, "rb") as file:
+        for stream in (io.BytesIO(path.read_bytes()), file):
+            assert torch.equal(Ignoring.load_from_checkpoint(stream).layer.weight, module.layer.weight)
+    with open(path, encoding="latin-1") as text, pytest.raises(CheckpointError, match=r"could not read .*TypeError"):
+        Ignoring.load_from_checkpoint(text)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        Ignoring.load_from_checkpoint(io.BytesIO(b"something else"))
+
+
+def test_nothing_but_plain_data_is_read(tmp_path):
+    path = tmp_path / "a.ckpt"
+    trainer = quiet(max_epochs=1)
+    trainer.fit(Regression(), batches(1), weights_only=True)
+    trainer.save_checkpoint(path)
+    assert isinstance(Regression.load_from_checkpoint(path, weights_only=True), Regression)
+    with pytest.raises(ConfigurationError, match="weights_only=False is not possible: checkpoints are plain data"):
+        Regression.load_from_checkpoint(path, weights_only=False)
+    for stage in ("fit", "validate", "test", "predict"):
+        with pytest.raises(ConfigurationError, match="weights_only=False is not possible"):
+            getattr(trainer, stage)(Validated(), batches(1), ckpt_path=path, weights_only=False)
+    trainer.test(Validated(), batches(1), weights_only=None, verbose=False)
+    trainer.validate(Validated(), batches(1), weights_only=True, verbose=False)
+    trainer.predict(Validated(), batches(1), weights_only=True)
 
 
 def test_another_strictness(tmp_path):

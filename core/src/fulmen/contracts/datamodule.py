@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fulmen.contracts.data_hooks import DataHooks
-from fulmen.contracts.hyperparameters import HasHyperparameters, init_arguments_from
+from fulmen.contracts.hyperparameters import HasHyperparameters, of_class, rebuild
 from fulmen.likeness import check_like, restoring
 from fulmen.storage import read_checkpoint
 
@@ -69,14 +69,14 @@ class DataModule(DataHooks, HasHyperparameters):
                 setattr(module, f"{stage}_dataloader", method)
         return module
 
-    @classmethod
-    def load_from_checkpoint(cls: type[Self], checkpoint_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+    @of_class
+    def load_from_checkpoint(cls: type[Self], checkpoint_path: str | os.PathLike[str], **kwargs: Any) -> Self:  # noqa: N805
         """Build the data module with the hyper-parameters in a checkpoint; ``kwargs`` win over them."""
         checkpoint = read_checkpoint(checkpoint_path, map_location="cpu")
         check_like(checkpoint, {"datamodule_hyper_parameters": {}, "datamodule_hparams_name": ""}, str(checkpoint_path))
         saved = checkpoint.get("datamodule_hyper_parameters") or {}
         with restoring(str(checkpoint_path), "datamodule_hyper_parameters"):
-            module = cls(**init_arguments_from(cls, saved, checkpoint.get("datamodule_hparams_name"), kwargs))
+            module = rebuild(cls, saved, checkpoint.get("datamodule_hparams_name"), kwargs, str(checkpoint_path))
         with restoring(str(checkpoint_path), cls.__qualname__):
             module.load_state_dict(checkpoint.get(cls.__qualname__, {}))
         return module

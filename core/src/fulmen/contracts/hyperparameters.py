@@ -12,10 +12,11 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from fulmen.errors import ConfigurationError, listing
+from fulmen.errors import CheckpointError, ConfigurationError, ModuleError, did_you_mean, listing
 
+T = TypeVar("T")
 _LARGEST_FILE = 2**22
 _MOST_VALUES = 1_000_000
 
@@ -137,6 +138,48 @@ def init_arguments_from(cls: type, saved: Mapping[str, Any], name: str | None, g
     else:
         found = {key: _rebuild(hints.get(key), value) for key, value in saved.items() if takes_any or key in parameters}
     return {**found, **given}
+
+
+if TYPE_CHECKING:
+    of_class = classmethod
+else:
+
+    class of_class(classmethod):  # noqa: N801  it is used as classmethod is
+        """A class method that makes an object, and must not be mistaken for one that changes the object it is called on."""
+
+        def __get__(self, instance: object, owner: type) -> Any:
+            return super().__get__(None, owner) if instance is None else self._refuse
+
+        def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+            name = self.__func__.__name__
+            raise ModuleError(
+                f"{name} makes a new object, and would leave the one that it is called on as it is; call it on the class, and "
+                f"take what it returns: model = Model.{name}(...)"
+            )
+
+
+def rebuild(cls: type[T], saved: Mapping[str, Any], name: str | None, given: Mapping[str, Any], source: str) -> T:
+    """An object of ``cls`` with the arguments that :func:`init_arguments_from` finds.
+
+    Raises:
+        ConfigurationError: One of ``given`` is no argument of the constructor.
+        CheckpointError: ``source`` does not hold an argument that the constructor needs, and it is not given.
+    """
+    parameters = [p for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    unknown = [key for key in given if key not in names]
+    if unknown and len(names) == len(parameters):
+        raise ConfigurationError(
+            f"{cls.__name__} has no argument {unknown[0]!r}{did_you_mean(unknown[0], names)}; it has: {listing(names)}"
+        )
+    arguments = init_arguments_from(cls, saved, name, given)
+    missing = [p.name for p in parameters if p.name in names and p.default is p.empty and p.name not in arguments]
+    if missing:
+        raise CheckpointError(
+            f"{source} does not hold the arguments {listing(missing)} of {cls.__name__}, which save_hyperparameters did not "
+            f"keep; pass them: {cls.__name__}.load_from_checkpoint(..., {missing[0]}=...)"
+        )
+    return cls(**arguments)
 
 
 def read_hparams_file(path: str | os.PathLike[str]) -> dict[str, Any]:

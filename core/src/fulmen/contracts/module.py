@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from fulmen.contracts.data_hooks import DataHooks
 from fulmen.contracts.exporter import ready_to_export
-from fulmen.contracts.hyperparameters import HasHyperparameters, init_arguments_from, read_hparams_file
+from fulmen.contracts.hyperparameters import HasHyperparameters, of_class, read_hparams_file, rebuild
 from fulmen.contracts.module_hooks import ModuleHooks
 from fulmen.errors import CheckpointError, ModuleError, did_you_mean, listing, warn
 from fulmen.likeness import check_like, restoring
-from fulmen.storage import read_checkpoint
+from fulmen.storage import plain_data_only, read_checkpoint
 
 if TYPE_CHECKING:
     from fulmen.contracts.callback import Callback
@@ -328,34 +328,39 @@ class Module(nn.Module, ModuleHooks, DataHooks, HasHyperparameters):
 
     # ---- Files
 
-    @classmethod
+    @of_class
     def load_from_checkpoint(
-        cls: type[Self],
-        checkpoint_path: str | os.PathLike[str],
+        cls: type[Self],  # noqa: N805  a class method in all but its name
+        checkpoint_path: str | os.PathLike[str] | IO[bytes],
         map_location: Any = "cpu",
         hparams_file: str | os.PathLike[str] | None = None,
         strict: bool | None = None,
+        weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
         """Build the module with the hyper-parameters in a checkpoint, and load its weights. Runs nothing in the file.
 
         Args:
-            checkpoint_path: A path or URL.
+            checkpoint_path: A path or URL, or an open file.
             map_location: The device of the weights.
             hparams_file: Hyper-parameters to use instead of those in the checkpoint: JSON, or YAML with PyYAML.
             strict: Whether the keys must match exactly; ``None`` asks ``strict_loading``.
+            weights_only: Has no other value than ``True``: what is not plain data is never read.
             **kwargs: Constructor arguments that win over the saved ones.
 
         Raises:
             CheckpointError: The file cannot be read, or does not fit.
+            ConfigurationError: One of ``kwargs`` is no argument of the constructor, or ``weights_only`` is ``False``.
+            ModuleError: It is called on an object, which it would leave as it is.
         """
+        plain_data_only(weights_only)
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         if "state_dict" not in checkpoint:
             raise CheckpointError(f"{checkpoint_path} has no 'state_dict'; it holds: {listing(checkpoint)}")
         check_like(checkpoint, {"state_dict": {}, "hyper_parameters": {}, "hparams_name": ""}, str(checkpoint_path))
         saved = read_hparams_file(hparams_file) if hparams_file else checkpoint.get("hyper_parameters") or {}
         with restoring(str(hparams_file or checkpoint_path), "hyper_parameters"):
-            module = cls(**init_arguments_from(cls, saved, checkpoint.get("hparams_name"), kwargs))
+            module = rebuild(cls, saved, checkpoint.get("hparams_name"), kwargs, str(hparams_file or checkpoint_path))
         with restoring(str(checkpoint_path), "what on_load_checkpoint takes"):
             module.on_load_checkpoint(checkpoint)
         load_weights(
