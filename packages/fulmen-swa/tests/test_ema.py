@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fulmen_swa import EMAWeightAveraging, WeightAveraging
+from fulmen_swa.weights import AveragedWeights
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -233,6 +234,20 @@ def test_shared_weights_and_buffers_that_are_replaced():
     names = {"first.weight", "first.bias", "second.weight", "second.bias", "seen", "count"}
     assert callback.averaged_weights().keys() == callback.trained_weights().keys() == names
     assert callback.trained_weights()["seen"].item() == 3
+
+
+def test_the_averaged_buffers_of_rank_zero_can_be_sent_to_others():
+    ranks = [AveragedWeights(normalized(), use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(0.9)) for _ in range(2)]
+    for rank, weights in enumerate(ranks):
+        for seed in range(2):
+            weights.module(torch.randn(8, 3, generator=torch.Generator().manual_seed(2 * seed + rank)))
+            weights.update()
+    first, second = ({name: value.clone() for name, value in rank.named(rank.averaged).items()} for rank in ranks)
+    assert not torch.equal(first["1.running_mean"], second["1.running_mean"])
+    sent = []
+    ranks[0].share_buffers(lambda tensors: sent.append(tensors) or tensors)
+    ranks[1].share_buffers(lambda tensors: sent[0])
+    assert all(same_state(rank.named(rank.averaged), first) for rank in ranks) and len(sent[0]) == 3
 
 
 START = "is not allowed; allowed: a whole number from 0, or None"

@@ -29,6 +29,9 @@ class WeightAveraging(Callback):
     run that is ended by a signal keeps the weights of the training. :meth:`trained_weights` and :meth:`averaged_weights` give
     either at any time.
 
+    With several ranks, the buffers of rank 0 hold on all, as with DDP: they are sent to the others whenever the averages come
+    into use, in validations and at the end. Checkpoints hold those of rank 0 at any time.
+
     Args:
         device: Where the averages are kept; ``None``: beside the weights. Another device than theirs costs a copy, and a
             wait for the device, at each update.
@@ -98,12 +101,12 @@ class WeightAveraging(Callback):
     def on_validation_start(self, trainer: Trainer, module: Module) -> None:
         """Put the averages in, for a validation inside a training."""
         if trainer.stage == "fit" and self.evaluate_averaged and self.num_averaged and not self._ended:
-            self._put_averages(True)
+            self._put_averages(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: Module) -> None:
         """Put the weights of the training back."""
         if trainer.stage == "fit" and not self._ended:
-            self._put_averages(False)
+            self._put_back()
 
     def on_train_end(self, trainer: Trainer, module: Module) -> None:
         """Let the averages take the place of the weights."""
@@ -116,29 +119,35 @@ class WeightAveraging(Callback):
     def on_exception(self, trainer: Trainer, module: Module, exception: BaseException) -> None:
         """Put the weights of the training back."""
         if trainer.stage == "fit" and not self._ended:
-            self._put_averages(False)
+            self._put_back()
 
     def teardown(self, trainer: Trainer, module: Module, stage: Stage) -> None:
         """Free the device; what was averaged stays."""
         if stage == "fit" and self._weights is not None:
             self._weights.to_host()
 
-    def _put_averages(self, wanted: bool) -> None:
-        if self._weights is not None and self._weights.swapped is not wanted:
+    def _put_averages(self, trainer: Trainer) -> None:
+        if self._weights is not None and not self._weights.swapped:
+            if trainer.world_size > 1:
+                self._weights.share_buffers(trainer.runtime.broadcast)
+            self._weights.swap()
+
+    def _put_back(self) -> None:
+        if self._weights is not None and self._weights.swapped:
             self._weights.swap()
 
     def _end(self, trainer: Trainer, module: Module) -> None:
         if self._ended or not self.num_averaged or trainer.interrupted:
             return
-        self._put_averages(True)
+        self._put_averages(trainer)
         if has_batch_norm(module) and not self.use_buffers:
             try:
                 done = update_batch_norm(trainer, module)
             except BaseException:
-                self._put_averages(False)
+                self._put_back()
                 raise
             if not done:  # a signal came
-                return self._put_averages(False)
+                return self._put_back()
         self._ended = True
 
     # ---- Checkpoints

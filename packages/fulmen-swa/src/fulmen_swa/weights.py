@@ -105,6 +105,17 @@ class AveragedWeights:
             mine.copy_(kept)
         self.swapped = not self.swapped
 
+    @torch.no_grad()
+    def share_buffers(self, broadcast: Callable[[Any], Any]) -> None:
+        """Let every rank have the averaged buffers of rank 0. Goes through the host, and waits for the device.
+
+        Parameters are equal on all ranks, and so are their averages. Buffers are not: each rank's batch normalisation has seen
+        its own batches.
+        """
+        mine = self.tensors[self.num_parameters :]
+        if mine:
+            copy(mine, broadcast([tensor.cpu() for tensor in mine]))
+
     def to_host(self) -> None:
         """Free the device. The averages can be read and saved afterwards, and no longer updated."""
         self._model.cpu()
