@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from fulmen import Callback, Checkpoint, ClusterEnvironment, ConfigurationError, Logger, Precision, ProgressBar, Trainer
+from fulmen import (
+    Callback,
+    Checkpoint,
+    ClusterEnvironment,
+    ConfigurationError,
+    Logger,
+    ModuleError,
+    PluginError,
+    Precision,
+    ProgressBar,
+    Trainer,
+)
 from fulmen.builtin.csv_logger import CSVLogger
 from fulmen.builtin.recovery import RecoveryCheckpoint
 from fulmen.parts import as_list, in_order, split_plugins, with_module_callbacks
-from fulmen.testing import Regression, batches, quiet
+from fulmen.testing import Regression, Validated, batches, quiet
+from fulmen.testing.fakes import RecordingLogger
 
 
 class Named(Logger):
@@ -78,7 +90,17 @@ def test_loggers_are_given_in_any_form(tmp_path):
     assert trainer.loggers[:2] == [one, two]
     assert trainer.logger is one
     assert trainer.loggers[2].save_dir == str(tmp_path)
-    assert quiet(logger=one, fast_dev_run=True).loggers == []
+
+
+def test_in_a_fast_development_run_a_dummy_stands_for_each_logger(tmp_path):
+    assert names(quiet(logger=[Named("one"), "csv"], fast_dev_run=True).loggers) == ["DummyLogger", "DummyLogger"]
+    assert names(quiet(logger=None, fast_dev_run=1).loggers) == ["DummyLogger"]
+    assert quiet(logger=False, fast_dev_run=True).logger is None
+    with pytest.raises(PluginError, match="did you mean 'tensorboard'"):
+        quiet(logger="tensorbord", fast_dev_run=True)
+    trainer = quiet(logger=None, fast_dev_run=True, default_root_dir=tmp_path)
+    trainer.fit(Regression(), batches(2))
+    assert list(tmp_path.iterdir()) == [] and trainer.log_dir == str(tmp_path)
 
 
 def test_the_default_callbacks():
@@ -163,3 +185,43 @@ def test_plugins_hold_a_precision_and_an_environment_too():
     trainer = quiet(plugins=[precision, environment])
     assert trainer.runtime.precision is precision
     assert trainer.runtime.environment is environment
+
+
+def test_loggers_that_are_set_between_runs_are_used_by_the_next():
+    first, second = RecordingLogger(), RecordingLogger()
+    trainer = quiet(max_epochs=1, logger=first, log_every_n_steps=1)
+    module = Validated()
+    trainer.fit(module, batches(2), batches(1))
+    seen = len(first.rows)
+    trainer.logger = second
+    assert (trainer.logger, trainer.loggers) == (second, [second])
+    trainer.fit(module, batches(2), batches(1))
+    assert len(first.rows) == seen == len(second.rows) > 0 and module.logger is second
+    trainer.loggers = [first, second]
+    trainer.fit(module, batches(2), batches(1))
+    assert [len(logger.rows) for logger in (first, second)] == [2 * seen, 2 * seen]
+    for nothing in (None, False, []):
+        trainer.loggers = [first]
+        trainer.logger = nothing
+        assert (trainer.logger, trainer.loggers) == (None, [])
+    trainer.logger = "csv"
+    assert type(trainer.logger).__name__ == "CSVLogger"
+    with pytest.raises(PluginError, match="5 is no Logger"):
+        trainer.logger = 5
+
+
+def test_loggers_cannot_be_set_while_a_run_goes_on():
+    class Swap(Callback):
+        def on_train_start(self, trainer, module):
+            trainer.logger = None
+
+    trainer = quiet(max_epochs=1, callbacks=Swap())
+    with pytest.raises(ModuleError) as caught:
+        trainer.fit(Validated(), batches(1), batches(1))
+    assert str(caught.value) == "fit is running, and its loggers cannot be replaced: set them before, or after it"
+
+
+def test_a_fast_development_run_has_dummies_for_those_that_are_set():
+    trainer = quiet(fast_dev_run=True)
+    trainer.loggers = [RecordingLogger(), RecordingLogger()]
+    assert [type(logger).__name__ for logger in trainer.loggers] == ["DummyLogger", "DummyLogger"]

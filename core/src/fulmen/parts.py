@@ -42,11 +42,10 @@ def split_plugins(plugins: Any, precision: Any) -> tuple[list[Any], Any, Cluster
 
 
 def make_loggers(spec: Any, options: Options, plugins: PluginSet) -> list[Logger]:
-    """The loggers: ``True`` or ``None`` is the CSV logger, ``False`` none; none in a fast development run."""
-    if options.fast_dev_run:
-        return []
+    """The loggers: ``True`` or ``None`` is the CSV logger, ``False`` none; a dummy for each in a fast development run."""
     specs = ["csv"] if spec is True or spec is None else as_list(spec)
-    return [plugins.build("logger", each, save_dir=options.default_root_dir or ".") for each in specs]
+    loggers = [plugins.build("logger", each, save_dir=options.default_root_dir or ".") for each in specs]
+    return [plugins.build("logger", "dummy") for _ in loggers] if options.fast_dev_run else loggers
 
 
 def make_callbacks(spec: Any, options: Options, plugins: PluginSet) -> list[Callback]:

@@ -17,6 +17,7 @@ from fulmen.contracts.logger import Logger
 from fulmen.contracts.progress import ProgressBar
 from fulmen.data import another_pass, loaders_of
 from fulmen.errors import ModuleError
+from fulmen.parts import make_loggers
 from fulmen.progress import Progress
 from fulmen.rng import isolated
 from fulmen.state import Phase, Run
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fulmen.contracts.datamodule import DataModule
     from fulmen.contracts.profiler import Profiler
     from fulmen.optimizers import SchedulerConfig
+    from fulmen.plugins import PluginSet
 
 INFINITE = float("inf")
 
@@ -33,6 +35,8 @@ INFINITE = float("inf")
 class TrainerView(TrainerNames):
     """The part of :class:`fulmen.Trainer` that reads. Before the first run, metrics are empty and counts are 0."""
 
+    plugins: PluginSet
+    """The plugins that are in effect."""
     profiler: Profiler | None
     _given_callbacks: list[Callback]
     _loggers: list[Logger]
@@ -265,13 +269,23 @@ class TrainerView(TrainerNames):
 
     @property
     def loggers(self) -> list[Logger]:
-        """All loggers."""
+        """All loggers. Others may be set between runs, in any form that the trainer takes; the next run has them."""
         return self._loggers
+
+    @loggers.setter
+    def loggers(self, value: Any) -> None:
+        if self._run is not None and self._run.active:
+            raise ModuleError(f"{self.stage} is running, and its loggers cannot be replaced: set them before, or after it")
+        self._loggers = make_loggers([] if value is None else value, self.options, self.plugins)
 
     @property
     def logger(self) -> Logger | None:
-        """The first logger, or ``None``."""
+        """The first logger, or ``None``. One that is set takes the place of all :attr:`loggers`; ``None``: there is none."""
         return self._loggers[0] if self._loggers else None
+
+    @logger.setter
+    def logger(self, value: Any) -> None:
+        self.loggers = value
 
     @property
     def log_dir(self) -> str:

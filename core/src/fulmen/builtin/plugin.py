@@ -21,6 +21,7 @@ def register(registry: Registry) -> None:
     for name, text in (("64-true", "double precision"), ("bf16-true", "parameters and computation in bfloat16")):
         registry.precision(name, f"{HERE}.true_precision:TruePrecision", summary=text, arguments={"name": name})
     registry.logger("csv", f"{HERE}.csv_logger:CSVLogger", summary="metrics.csv in a folder per run")
+    registry.logger("dummy", f"{HERE}.dummy_logger:DummyLogger", summary="takes everything and keeps nothing")
     registry.progress("console", f"{HERE}.console:ConsoleProgress", summary="a bar in a terminal or notebook, else plain lines")
     registry.callback("model_summary", f"{HERE}.model_summary:ModelSummary", summary="layers and sizes when fitting starts")
     registry.callback("lr_monitor", f"{HERE}.lr_monitor:LearningRateMonitor", summary="learning rates to the loggers")

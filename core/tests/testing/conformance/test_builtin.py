@@ -12,6 +12,7 @@ from fulmen.builtin.accumulation import GradientAccumulationScheduler
 from fulmen.builtin.cpu import CPUAccelerator
 from fulmen.builtin.csv_logger import CSVLogger
 from fulmen.builtin.device_stats import DeviceStatsMonitor
+from fulmen.builtin.dummy_logger import DummyLogger
 from fulmen.builtin.lr_monitor import LearningRateMonitor
 from fulmen.builtin.model_summary import ModelSummary
 from fulmen.builtin.recovery import RecoveryCheckpoint
@@ -42,6 +43,14 @@ class TestCSVLogger(LoggerSuite):
 
     def read_hyperparams(self, part, folder):
         return json.loads((folder / "fulmen_logs" / "version_0" / "hparams.yaml").read_text())
+
+
+class TestDummyLogger(LoggerSuite):
+    name = "dummy"
+    keeps_rows = readable_while_open = continues_record = rewinds = writes_files = False
+
+    def make(self, folder):
+        return DummyLogger()
 
 
 class TestLearningRateMonitor(CallbackSuite):
