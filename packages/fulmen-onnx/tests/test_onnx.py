@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -263,6 +264,14 @@ def test_weights_in_a_file_of_their_own(tmp_path):
             {"export_params": False},
             "ONNXExporter export_params=False is not possible: weights are part of the file; leave it out",
         ),
+        (
+            {"dynamo": False},
+            "ONNXExporter dynamo=False is not possible: there is no exporter but the one built on torch.export; leave it out",
+        ),
+        (
+            {"input_names": ["img"], "dynamic_shapes": {"img": {0: "batch"}}},
+            "dynamic_shapes has the key 'img'; keys are the names of forward's arguments, and Regression.forward gets: x",
+        ),
         ({"check": 1}, "ONNXExporter check=1 is not allowed; allowed: True, False"),
         (
             {"quantize": "int8", "external_data": True},
@@ -271,7 +280,7 @@ def test_weights_in_a_file_of_their_own(tmp_path):
         (
             {"opset_versio": 18},
             "ONNXExporter has no option 'opset_versio'; did you mean 'opset_version'?; it has: dynamic_shapes, opset_version, "
-            "input_names, output_names, check, rtol, atol, quantize, int8_atol, external_data, export_params",
+            "input_names, output_names, check, rtol, atol, quantize, int8_atol, external_data",
         ),
         (
             {"dynamic_axes": {"x": {0: "batch"}}},
@@ -310,6 +319,16 @@ def test_not_to_a_url():
     with pytest.raises(ConfigurationError) as caught:
         Regression().to_onnx("s3://bucket/model.onnx", torch.zeros(1, 3))
     assert str(caught.value) == "cannot export to s3://bucket/model.onnx: only to a local path; copy the file from there"
+
+
+def test_not_to_an_open_file():
+    with pytest.raises(ConfigurationError, match=r"^cannot export to <_io.BytesIO .*: only to a local path; read the bytes of"):
+        Regression().to_onnx(io.BytesIO(), torch.zeros(1, 3))
+
+
+def test_what_happens_anyway_may_be_asked_for(tmp_path):
+    options = {"export_params": True, "dynamo": True, "do_constant_folding": True}
+    assert Regression().to_onnx(tmp_path / "model.onnx", torch.zeros(1, 3), **options).exists()
 
 
 def test_it_is_built_by_name_in_a_fresh_interpreter(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from textwrap import dedent
@@ -139,11 +140,19 @@ def test_the_warning_says_what_to_use():
 # ---- torch.export
 
 
-def test_a_program_runs_without_fulmen_at_other_sizes(tmp_path):
+@pytest.mark.parametrize("shapes", [{"x": {0: Dim("batch")}}, {"x": {0: "batch"}}, ({0: "batch"},)], ids=str)
+def test_a_program_runs_without_fulmen_at_other_sizes(tmp_path, shapes):
     module, x = trained(), batches(1, size=7)[0][0]
-    path = module.to_torch_export(tmp_path / "model.pt2", batches(1)[0][0], dynamic_shapes={"x": {0: Dim("batch")}})
+    path = module.to_torch_export(tmp_path / "model.pt2", batches(1)[0][0], dynamic_shapes=shapes)
     found = elsewhere("torch.export.load(PATH).module()", path, x, tmp_path)
     torch.testing.assert_close(found, module.eval()(x).detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_an_open_file_and_unknown_arguments_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^cannot export to <_io.BytesIO .*: only to a local path; read the bytes of"):
+        Regression().to_torch_export(io.BytesIO(), torch.zeros(4, 3))
+    with pytest.raises(ConfigurationError, match="dynamic_shapes has the key 'img'; keys are the names of forward"):
+        Regression().to_torch_export(tmp_path / "model.pt2", torch.zeros(4, 3), dynamic_shapes={"img": {0: "batch"}})
 
 
 def test_without_dynamic_shapes_other_sizes_are_refused(tmp_path):

@@ -93,6 +93,42 @@ def example_arguments(module: Module, input_sample: Any = None) -> tuple[tuple[A
     return (tuple(sample) if isinstance(sample, tuple) else (sample,)), {}
 
 
+def check_dynamic_shapes(module: Module, shapes: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Whether the keys of ``dynamic_shapes``, where it is a mapping, are arguments of ``forward``.
+
+    Args:
+        module: What is exported.
+        shapes: The option, as ``torch.export.export`` takes it.
+        args: The positional arguments of the sample.
+        kwargs: The keyword arguments of the sample.
+
+    Raises:
+        ConfigurationError: One of them is not.
+    """
+    if not isinstance(shapes, Mapping):
+        return
+    names = [*inspect.signature(module.forward).bind(*args, **kwargs).arguments, *kwargs]
+    for key in shapes:
+        if key not in names:
+            raise ConfigurationError(
+                f"dynamic_shapes has the key {key!r}{did_you_mean(key, names)}; keys are the names of forward's arguments, "
+                f"and {type(module).__name__}.forward gets: {listing(dict.fromkeys(names))}"
+            )
+
+
+def local_path(path: Any) -> Path:
+    """The file to export to.
+
+    Raises:
+        ConfigurationError: It is a URL or an open file.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"cannot export to {path!r}: only to a local path; read the bytes of the file that is written")
+    if is_url(path):
+        raise ConfigurationError(f"cannot export to {path}: only to a local path; copy the file from there")
+    return Path(path)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write the file of this path in the block; it takes its place, flushed to disk, when the block ends without an error.
@@ -101,11 +137,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     along, before it. After an error, everything is what it was. Folders are made.
 
     Raises:
-        ConfigurationError: ``path`` is a URL.
+        ConfigurationError: ``path`` is a URL or an open file.
     """
-    if is_url(path):
-        raise ConfigurationError(f"cannot export to {path}: only to a local path; copy the file from there")
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         yield Path(folder) / path.name

@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from fulmen import ConfigurationError, Exporter
-from fulmen.contracts.exporter import example_arguments, replacing
+from fulmen.contracts.exporter import check_dynamic_shapes, example_arguments, local_path, replacing
 from fulmen_onnx.checks import compare, flat_tensors, require_dynamic, run_file
 from fulmen_onnx.quantization import quantize_weights
 from fulmen_onnx.report import write_report
 
 if TYPE_CHECKING:
     from fulmen import Module
+
+_ALWAYS = {
+    "export_params": "weights are part of the file",
+    "dynamo": "there is no exporter but the one built on torch.export",
+    "do_constant_folding": "what does not depend on the inputs is computed before",
+}
+"""Arguments of ``torch.onnx.export`` that are always ``True``, and why."""
 
 
 class ONNXExporter(Exporter):
@@ -45,7 +52,8 @@ class ONNXExporter(Exporter):
             they come (dynamic quantisation). The difference it makes is in :func:`fulmen_onnx.read_report`.
         int8_atol: The largest difference that ``quantize`` may make; ``None``: any.
         external_data: Whether weights go to a file of their own; ``None``: where one file cannot hold them.
-        export_params: Has to be ``True``: weights are part of the file. Lightning users pass it.
+        **unknown: Of what code for ``torch.onnx.export`` passes, ``export_params=True``, ``dynamo=True`` and
+            ``do_constant_folding=True`` say what happens anyway.
 
     >>> from fulmen.testing import Regression
     >>> import torch
@@ -69,7 +77,6 @@ class ONNXExporter(Exporter):
         quantize: Literal["int8"] | None = None,
         int8_atol: float | None = None,
         external_data: bool | None = None,
-        export_params: bool = True,
         **unknown: Any,
     ) -> Any:
         """Write ``module`` to ``path``.
@@ -78,7 +85,7 @@ class ONNXExporter(Exporter):
             module: What to export; its ``forward`` is.
             path: The file; ``None``: return the ``torch.onnx.ONNXProgram``.
             input_sample: Arguments of ``forward``; ``None`` takes ``module.example_input_array``.
-            **unknown: An error. The class explains the others.
+            **unknown: An error, but for what happens anyway. The class explains the others.
 
         Returns:
             The file; without ``path``, the program.
@@ -87,9 +94,10 @@ class ONNXExporter(Exporter):
             ConfigurationError: An option has a wrong value.
             ModuleError: A dimension that was asked for is not dynamic, or the file computes something else.
         """
-        _check_options(path, quantize, int8_atol, check, external_data, export_params, unknown)
-        self.refuse(unknown)
+        _check_options(path, quantize, int8_atol, check, external_data, unknown)
+        self.refuse({name: value for name, value in unknown.items() if name not in _ALWAYS})
         args, kwargs = example_arguments(module, input_sample)
+        check_dynamic_shapes(module, dynamic_shapes, args, kwargs)
         expected = flat_tensors(module(*args, **kwargs)) if check else []
         with _less_noise(), _fresh_kernels():
             program = torch.onnx.export(
@@ -157,15 +165,18 @@ def _less_noise() -> Iterator[None]:
 
 
 def _check_options(
-    path: Any, quantize: Any, int8_atol: Any, check: Any, external_data: Any, export_params: Any, unknown: Mapping[str, Any]
+    path: Any, quantize: Any, int8_atol: Any, check: Any, external_data: Any, unknown: Mapping[str, Any]
 ) -> None:
     if "dynamic_axes" in unknown:
         raise ConfigurationError(
             f"ONNXExporter takes dynamic_shapes={unknown['dynamic_axes']!r} instead of dynamic_axes, by the names of forward's "
             "arguments"
         )
-    if not export_params:
-        raise ConfigurationError("ONNXExporter export_params=False is not possible: weights are part of the file; leave it out")
+    for name, reason in _ALWAYS.items():
+        if unknown.get(name, True) is not True:
+            raise ConfigurationError(f"ONNXExporter {name}={unknown[name]!r} is not possible: {reason}; leave it out")
+    if path is not None:
+        local_path(path)
     if quantize not in (None, "int8"):
         raise ConfigurationError(f"ONNXExporter quantize={quantize!r} is not allowed; allowed: 'int8', None")
     if int8_atol is not None and quantize is None:

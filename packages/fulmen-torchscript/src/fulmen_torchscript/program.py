@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.export import Dim
+from torch.utils import _pytree as pytree
 
 from fulmen import ConfigurationError, Exporter
-from fulmen.contracts.exporter import example_arguments, replacing
+from fulmen.contracts.exporter import check_dynamic_shapes, example_arguments, local_path, replacing
 
 if TYPE_CHECKING:
     from fulmen import Module
@@ -45,8 +47,9 @@ class TorchExportExporter(Exporter):
             module: What to export; its ``forward`` is.
             path: The file, which must end in ``.pt2``; ``None``: return the ``torch.export.ExportedProgram``.
             input_sample: Arguments of ``forward``; ``None`` takes ``module.example_input_array``.
-            dynamic_shapes: Which dimensions may have any size: ``{"x": {0: torch.export.Dim("batch")}}``. A dimension that
-                torch cannot leave open is an error, except with ``Dim.AUTO``. Sizes of 1 in the sample are taken for fixed.
+            dynamic_shapes: Which dimensions may have any size: ``{"x": {0: "batch"}}``, or as ``torch.export.export`` takes
+                it; with a name alone, torch finds the limits. A dimension that torch cannot leave open is an error, except
+                with ``Dim.AUTO``. Sizes of 1 in the sample are taken for fixed.
             strict: Whether to analyse the Python code of ``forward`` instead of running it; stricter about side effects.
             package: ``"aoti"``: compile with AOTInductor, which takes a minute and needs a C++ compiler.
             inductor_configs: Options of the compiler, as for ``torch._inductor.aoti_compile_and_package``.
@@ -61,7 +64,9 @@ class TorchExportExporter(Exporter):
         self.refuse(unknown)
         _check_options(path, package, inductor_configs)
         args, kwargs = example_arguments(module, input_sample)
-        program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+        check_dynamic_shapes(module, dynamic_shapes, args, kwargs)
+        shapes = pytree.tree_map(lambda dim: Dim.DYNAMIC if isinstance(dim, str) else dim, dynamic_shapes)
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=strict)
         if path is None:
             return program
         with replacing(path) as file:
@@ -84,7 +89,7 @@ def _check_options(path: Any, package: Any, inductor_configs: Any) -> None:
         raise ConfigurationError(
             "TorchExportExporter inductor_configs has no effect without package='aoti'; add that, or leave it out"
         )
-    if path is not None and Path(path).suffix != ".pt2":
+    if path is not None and local_path(path).suffix != ".pt2":
         raise ConfigurationError(f"TorchExportExporter writes files that end in .pt2, and not {os.fspath(path)!r}")
     if package == "aoti" and path is None:
         raise ConfigurationError("TorchExportExporter package='aoti' needs a path: the result is a file")
