@@ -115,3 +115,22 @@ def test_sessions_and_files_that_are_named_exist(path):
 def test_the_documents_are_found():
     assert {"README.md", "CONTRIBUTING.md"} <= {name(path) for path in DOCUMENTS}
     assert "fulmen.registry" in MODULES
+
+
+def test_the_table_of_contracts_is_true():
+    """docs/plugins.md lists what each kind of part implements, as the contracts have it."""
+    from fulmen.contracts.callback import Callback
+    from fulmen.registry import CONTRACTS, import_target
+
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8").partition("### What a class of each kind implements")[2]
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")][1 : len(CONTRACTS) + 1]
+    assert [kind.strip() for kind, *_ in lines] == list(CONTRACTS)
+    for kind, *cells in lines:
+        contract = import_target(CONTRACTS[kind.strip()])
+        bases = [base for base in contract.__mro__ if base.__module__.startswith("fulmen.contracts")]
+        if issubclass(contract, Callback) and contract is not Callback:
+            bases.remove(Callback)  # "what a callback may"
+        public = {name for base in bases for name in vars(base) if not name.startswith(("_", "on_"))}
+        must = {name for name in public if getattr(getattr(contract, name, None), "__isabstractmethod__", False)}
+        listed = [{*re.findall(r"`(\w+)`", cell)} for cell in cells]
+        assert listed == [{contract.__name__}, must, public - must], kind

@@ -407,6 +407,15 @@ def test_what_a_nearer_source_disables_need_not_be_installed(site):
     assert "nobody" not in PluginSet.discover(environ={"FULMEN_PLUGINS": "-nobody"}).plugins
 
 
+def test_a_misspelt_name_that_is_to_be_disabled_is_a_warning(site):
+    PluginSet.discover(environ={"FULMEN_PLUGINS": "-wandb"})  # installed or not, the name is known
+    with pytest.warns(FulmenWarning) as caught:
+        PluginSet.discover(environ={"FULMEN_PLUGINS": "-stopwach"})
+    assert [str(warning.message) for warning in caught] == [
+        "[plugin-settings] FULMEN_PLUGINS disables 'stopwach', which is not installed; remove it there"
+    ]
+
+
 def test_two_distributions_with_plugins_of_one_name(site):
     site.install("left", AMBIENT, plugin="twin", module="twin_left")
     site.install("right", AMBIENT, plugin="twin", module="twin_right")

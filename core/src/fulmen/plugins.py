@@ -115,6 +115,9 @@ class PluginSet:
             if not isinstance(plugin, str):
                 found._add_object(plugin)
         found._warnings += [("plugin-settings", text) for text in found.ignored_settings()]
+        if problems is None:  # `fulmen doctor` looks at all settings
+            known = [*found.project.enable, *filter(extra_for, found.environment.disable)]
+            found._warnings += [("plugin-settings", text) for text in found.idle_disabling(found.environment, known)]
         for code, text in found._warnings:
             if problems is None:
                 warn(code, text)
@@ -369,6 +372,15 @@ class PluginSet:
         unknown = [key for key in self.project.options if not self.provides(key) and not extra_for(key.rpartition(".")[2])]
         source = self.project.source
         return [f"{source}: no installed plugin provides {key!r}, which has options{self._near(key)}" for key in unknown]
+
+    def idle_disabling(self, settings: PluginSettings, known: Iterable[str] = ()) -> list[str]:
+        """What ``settings`` disables and is not installed, one sentence each; without what is ``known`` to exist elsewhere."""
+        names = {name for plugin in self.plugins.values() for name in (plugin.name, *plugin.spellings)}
+        return [
+            f"{settings.source} disables {name!r}, which is not installed{did_you_mean(name, names)}; remove it there"
+            for name in settings.disable
+            if name not in {*names, *known}
+        ]
 
     def provides(self, key: str) -> bool:
         """Whether a plugin that works provides the part ``"name"`` or ``"kind.name"``."""

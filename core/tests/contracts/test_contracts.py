@@ -18,6 +18,7 @@ from fulmen import (
     Module,
     Precision,
     Profiler,
+    ProgressBar,
     Strategy,
 )
 
@@ -26,6 +27,7 @@ REQUIRED = {
     Strategy: {"connect", "root_device"},
     Logger: {"name", "version", "log_metrics"},
     Exporter: {"export"},
+    ProgressBar: {"redraw", "print"},
     Launcher: {"is_interactive_compatible", "launch"},
     ClusterEnvironment: {
         *("detect", "creates_processes_externally", "main_address", "main_port"),

@@ -6,10 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fulmen.errors import ConfigurationError, FulmenError, PluginError, did_you_mean
+from fulmen.errors import ConfigurationError, FulmenError, PluginError
 from fulmen.known import KNOWN, extra_for, install_line
 from fulmen.plugins import PluginSet
-from fulmen.project import PluginSettings
 from fulmen.registry import Provider, check_arguments
 
 LOWEST_TORCH = (2, 6)
@@ -72,16 +71,8 @@ def parts_that_do_not_load(found: PluginSet) -> list[str]:
 
 def settings(found: PluginSet) -> list[str]:
     """Settings of the project and the environment that name what does not exist, or leave open which of two is meant."""
-    return [*_disabled(found.environment, found), *_disabled(found.project, found), *_choices(found), *_options(found)]
-
-
-def _disabled(source: PluginSettings, found: PluginSet) -> list[str]:
-    known = {name for plugin in found.plugins.values() for name in (plugin.name, *plugin.spellings)}
-    return [
-        f"{source.source} disables {name!r}, which is not installed{did_you_mean(name, known)}; remove it there"
-        for name in source.disable
-        if name not in known
-    ]
+    disabling = [text for source in (found.environment, found.project) for text in found.idle_disabling(source)]
+    return [*disabling, *_choices(found), *_options(found)]
 
 
 def _choices(found: PluginSet) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from fulmen.contracts.callback import Callback
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fulmen.trainer import Trainer
 
 
-class ProgressBar(Callback):
+class ProgressBar(Callback, ABC):
     """A display that is redrawn by time, never by step. At most one is active in a trainer."""
 
     refresh_seconds: float = 0.2
