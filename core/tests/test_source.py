@@ -398,8 +398,11 @@ def test_each_rank_draws_its_share():
     assert distributed(shared, {"num_replicas": 2, "rank": 1}, shuffle=True, seed=3) is shared
     ordered = distributed(DataLoader(Watched(), 2), {"num_replicas": 2, "rank": 0}, shuffle=True, seed=3)
     assert list(ordered.sampler) == list(range(0, NUM_SAMPLES, 2))
-    for kept in (DataLoader(Stream()), StatefulLoader(), [1, 2]):
+    for kept in (DataLoader(Stream()), StatefulLoader(), iter([1, 2])):
         assert distributed(kept, {"num_replicas": 2, "rank": 0}, shuffle=True, seed=3) is kept
+    ready = distributed([1, 2, 3], {"num_replicas": 2, "rank": 1}, shuffle=True, seed=3)
+    assert list(ready) == [2, 1]
+    assert (Source(ready, "train_dataloader").gives_ahead, Source([1], "train_dataloader").gives_ahead) == (True, True)
 
 
 def test_shuffling_can_be_taken_out():
