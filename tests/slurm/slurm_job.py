@@ -34,7 +34,7 @@ def main(folder: Path, seconds: float) -> None:
         default_root_dir=folder, callbacks=[RecoveryCheckpoint(), Slow(folder, seconds)],
     )  # fmt: skip
     module = Validated()
-    trainer.fit(module, batches(8), batches(2), ckpt_path="last")
+    trainer.fit(module, batches(16), batches(2), ckpt_path="last")  # 8 for each rank
     if trainer.is_global_zero:
         torch.save(module.state_dict(), folder / "weights.pt")
 
