@@ -114,8 +114,8 @@ class Metrics:
         if self.strategy.world_size > 1 and meter.sync and not meter.on_epoch:
             warn(
                 "sync-dist",
-                f"self.log({name!r}, sync_dist=True) keeps each rank's own values: single ones are not exchanged, which would cost "
-                "time in every step; for the value over all ranks: on_epoch=True",
+                f"self.log({name!r}, sync_dist=True) keeps each rank's own values: single ones are not exchanged, which would "
+                "cost time in every step; for the value over all ranks: on_epoch=True",
             )
         if self.strategy.world_size > 1 and meter.on_epoch and not meter.sync and not declared[7] and scope.phase != "train":
             warn(
