@@ -55,7 +55,7 @@ class Target:
 
         Otherwise it shows what it was in the latest one: before the optimizer's last step, or before a checkpoint was loaded.
         """
-        if self.is_pruned:  # .data: DDP writes rank 0's masks into them before it computes, which must not spoil the gradient
+        if self.is_pruned:  # .data: DDP of torch 2.6 writes into masks before it computes, which must not spoil the gradient
             setattr(self.layer, self.name, self.parameter * self.mask.data.to(self.parameter.dtype))
 
     def make_permanent(self) -> None:
