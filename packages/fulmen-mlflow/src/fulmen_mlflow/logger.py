@@ -127,6 +127,7 @@ class MLFlowLogger(Logger):
     @property
     def experiment(self) -> Any:
         """A ``mlflow.MlflowClient``, for what this class does not cover, with :attr:`run_id`. Does nothing on other ranks."""
+        import_mlflow(self.tracking_uri)
         from mlflow import MlflowClient
 
         if self._uri is None:
