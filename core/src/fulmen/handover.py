@@ -74,7 +74,7 @@ def take_over(run: Run, ending: dict[str, Any]) -> None:
         if saved["state"]:
             logger.load_state_dict(saved["state"])
     run.progress = ending["progress"]
-    run.metrics.load_state_dict(training["loops"]["fit_loop"]["metrics"], torch.device("cpu"))
+    run.metrics.load_state_dict(training["loops"]["fit_loop"]["metrics"], torch.device("cpu"), {})
     run.metrics.show(ending["logged"], ending["bar"])
     for name, value in ending["flags"].items():
         setattr(run, name, value)

@@ -299,6 +299,7 @@ class Trainer(TrainerView):
     def _launch(self, stage: Stage, model: Any, *arguments: Any) -> Any:
         """Run a stage in the processes that the strategy starts; where this is none of them, take over how it ended."""
         earlier = None if self._run is None else earlier_run(self._run)
+        leave_records(self._loggers, self.runtime.strategy.launcher)
         result, ending = self.runtime.launch(self._run_stage, os.getpid(), earlier, stage, model, *arguments)
         if ending is not None:
             datamodule = next((each for each in arguments if isinstance(each, DataModule)), None)
@@ -311,7 +312,6 @@ class Trainer(TrainerView):
         if elsewhere:
             self._earlier = earlier
         result = getattr(self, stage)(*arguments)
-        leave_records(self._loggers, self.runtime.strategy.launcher)
         return (move_to_device(result, torch.device("cpu")), ending_of(self._current())) if elsewhere else (result, None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class Logger(ABC):
 
     @property
     def experiment(self) -> Any:
-        """The object of the logging library, for what this contract does not cover."""
-        return None
+        """The object of the logging library, for what this contract does not cover; ``None`` where there is none."""
+        return None if is_rank_zero() else Nothing()
 
     @abstractmethod
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
