@@ -62,6 +62,7 @@ def fit(folder, *callbacks, path=None, **options):
         accumulate_grad_batches=2,
         callbacks=[saving, *callbacks],
         enable_checkpointing=True,
+        default_root_dir=folder,
     )
     trainer.fit(Shared(), data, data, ckpt_path=path)
     return trainer
