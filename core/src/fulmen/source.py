@@ -143,9 +143,10 @@ class Source:
         kind = type(_index_sampler(self.loader) if of_batches else _order_of(self.loader)).__name__  # type: ignore[arg-type]
         warn(
             "resume-order",
-            f"the order of {self.name}'s {kind} is not the one that it had before: it comes from random numbers that no "
-            "checkpoint holds, so some samples come twice in this epoch, and others not. Draw the order where __iter__ begins, "
-            "from the global generators or from one in an attribute 'generator', or define state_dict and load_state_dict",
+            f"the order of {self.name}'s {kind} is not the one that it had before: the data are others, or it comes "
+            "from random numbers that no checkpoint holds. So some samples come twice in this epoch, and others not. Draw the "
+            "order where __iter__ begins, from the global generators or from one in an attribute 'generator', or define "
+            "state_dict and load_state_dict",
         )
 
     def _replay(self, iterator: Iterator[Any], skip: int) -> Iterator[Any]:
