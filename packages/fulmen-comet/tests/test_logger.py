@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,25 @@ def test_saving_waits_until_rows_are_written():
     written = (Path(logger.experiment.tmpdir) / "messages.json").read_text().count('"metricName":"a"')
     assert written >= 299  # the thread may have the last one in its hands
     logger.finalize("success")
+
+
+def test_what_comets_thread_holds_when_the_experiment_ends_is_not_lost(tmp_path):
+    """Comet lets its thread drop what that has taken and not written when it is told to end."""
+    logger = CometLogger(online=False)
+    logger.log_metrics({"a": 1.0}, 0)
+    streamer = logger.experiment.streamer
+    take, put = streamer.getn, streamer.put_message_in_q
+
+    def take_slowly(count):
+        found = take(count)
+        time.sleep(1.0)
+        return found
+
+    streamer.getn = take_slowly
+    streamer.put_message_in_q = lambda message: put(message) if type(message).__name__ == "LogOtherMessage" else None
+    time.sleep(1.5)  # the thread has asked for more before, and waits for it for up to a second
+    logger.finalize("success")
+    assert others(tmp_path)["fulmen.status"] == "success"
 
 
 def test_an_archive_that_is_not_complete_is_said(tmp_path):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_PARAM = 1000
 WRITE_SECONDS = 30.0
+STATUS, QUOTED_STATUS = "fulmen.status", b'"fulmen.status"'
 MODES = ("get_or_create", "get", "create")
 
 
@@ -240,7 +241,10 @@ class CometLogger(Logger):
             return
         experiment, self._experiment = self._experiment, None
         try:
-            experiment.log_other("fulmen.status", status)
+            if self._is_offline:
+                log_status(experiment, status)
+            else:
+                experiment.log_other(STATUS, status)
         finally:
             experiment.end()
         if self._is_offline:
@@ -290,11 +294,38 @@ def wait_written(streamer: Any) -> None:
         time.sleep(0.002)
 
 
+def log_status(experiment: Any, status: Status) -> None:
+    """Keep how the run ended, and wait until Comet's thread has written it.
+
+    ``end`` waits until the thread has taken what was logged, and lets it then drop what it holds and has not written.
+
+    Raises:
+        TimeoutError: It takes more than half a minute.
+    """
+    wait_written(experiment.streamer)
+    file, deadline = Path(experiment.tmpdir, "messages.json"), time.monotonic() + WRITE_SECONDS
+    before = file.stat().st_size if file.exists() else 0
+    experiment.log_other(STATUS, status)
+    while experiment.streamer.is_alive() and not has_status(file, before):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Comet has not written how the run ended within {WRITE_SECONDS:.0f} seconds")
+        time.sleep(0.002)
+
+
+def has_status(file: Path, start: int) -> bool:
+    """Whether the status is in what was written to ``file`` after its first ``start`` bytes."""
+    if not file.exists():
+        return False
+    with file.open("rb") as content:
+        content.seek(start)
+        return QUOTED_STATUS in content.read()
+
+
 def is_complete(archive: Path) -> bool:
     """Whether what :meth:`CometLogger.finalize` logs last is in an archive."""
     try:
         with zipfile.ZipFile(archive) as content, content.open("messages.json") as lines:
-            return any(b'"fulmen.status"' in line for line in lines)
+            return any(QUOTED_STATUS in line for line in lines)
     except (OSError, KeyError, zipfile.BadZipFile):
         return False
 
