@@ -11,7 +11,6 @@ from torch import nn
 
 import fulmen
 from fulmen import Callback, ConfigurationError, read_checkpoint
-from fulmen.callbacks import EarlyStopping
 from fulmen.testing import Regression, batches, quiet
 
 
@@ -161,13 +160,36 @@ def test_the_same_with_the_newest_of_all(tmp_path, monitor):
         assert os.listdir(tmp_path / "files") == [f"step={step}.ckpt"]
 
 
+class Patient(Callback):
+    """Stops after three epochs whose value was no better than the best, as early stopping does."""
+
+    def __init__(self):
+        self.best, self.waited = float("-inf"), 0
+
+    def on_validation_start(self, trainer, module):
+        self.counts = trainer.phase == "validate" and trainer.progress.epoch_is_complete
+
+    def on_validation_end(self, trainer, module):
+        if self.counts:
+            value = trainer.callback_metrics["val"].item()
+            self.waited = 0 if value > self.best else self.waited + 1
+            self.best = max(value, self.best)
+            trainer.should_stop = self.waited == 3
+
+    def state_dict(self):
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state):
+        self.best, self.waited = state["best"], state["waited"]
+
+
 def test_what_a_stop_saved_does_not_change_the_rest(tmp_path):
     """The extra validation and what is saved after it leave the training as it was."""
 
     def ends(folder, *callbacks, **options):
         torch.manual_seed(5)
         saving = ModelCheckpoint(folder, "{step}", "val", save_last=True)
-        trainer = train(Means(), EarlyStopping("val", mode="max", patience=3), saving, *callbacks, max_epochs=9, **options)
+        trainer = train(Means(), Patient(), saving, *callbacks, max_epochs=9, **options)
         return [trainer.global_step, *(value.tolist() for value in trainer.module.state_dict().values())]
 
     whole = ends(tmp_path / "whole")
