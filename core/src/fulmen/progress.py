@@ -36,8 +36,8 @@ class Progress:
     def epoch_is_complete(self) -> bool:
         """Whether all batches of the epoch are done, in the hooks that follow them: those of its validation and of its end.
 
-        Not in ``on_validation_end``, which follows validations inside an epoch too. Not where an epoch was cut short by a stop: ``on_train_epoch_end`` is called there too, and again when a resumed run
-        has completed it.
+        Not in ``on_validation_end``, which follows validations inside an epoch too. Not where an epoch was cut short by a
+        stop: ``on_train_epoch_end`` is called there too, and again when a resumed run has completed it.
         """
         return self.settled == SCHEDULED or self.settled >= PLATEAU
 
