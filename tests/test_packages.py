@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fulmen
-from fulmen.known import KNOWN
+from fulmen.known import CLASSES, KNOWN
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,6 +43,8 @@ def problems(package: Path) -> Iterator[str]:
     yield from heavy_imports(source / "__init__.py", "fulmen.lazy")
     for path in sorted(source.rglob("*.py")):
         yield from import_problems(path, module)
+    for path in sorted((package / "tests").rglob("*.py")):
+        yield from foreign_tests(path, module, short)
 
 
 def project_problems(data: dict, name: str, module: str) -> Iterator[str]:
@@ -87,6 +89,15 @@ def import_problems(path: Path, module: str) -> Iterator[str]:
             yield f"{path.name} imports {name}, of another package"
         if top == "fulmen" and rest not in fulmen.__all__ and not any(f"{name}.".startswith(f"{each}.") for each in PUBLIC):
             yield f"{path.name} imports {name}, which is not public"
+
+
+def foreign_tests(path: Path, module: str, extra: str) -> Iterator[str]:
+    """Imports of other packages in a test, which runs where only the core and its own package are installed."""
+    for name in imported(path, runtime_only=False):
+        top, _, rest = name.partition(".")
+        owner = CLASSES.get(rest.rpartition(".")[2], extra) if top == "fulmen" else extra
+        if owner != extra or (top.startswith("fulmen_") and top != module):
+            yield f"tests/{path.name} imports {name}, of another package"
 
 
 def imported(path: Path, *, runtime_only: bool = True) -> Iterator[str]:
@@ -198,6 +209,13 @@ LOGGER = "src/fulmen_two_words/logger.py"
         ({"README.md": None}, ["README.md is missing"]),
         ({"src/fulmen_two_words/py.typed": None}, ["src/fulmen_two_words/py.typed is missing"]),
         ({"tests/test_logger.py": None}, ["tests is missing", "tests/ has no test"]),
+        (
+            {"tests/test_logger.py": "from fulmen.callbacks import EarlyStopping\nimport fulmen_ddp, fulmen_two_words\n"},
+            [
+                f"tests/test_logger.py imports {name}, of another package"
+                for name in ("fulmen.callbacks.EarlyStopping", "fulmen_ddp")
+            ],
+        ),
         (
             {"pyproject.toml": PYPROJECT.replace('name = "fulmen-two-words"', 'name = "two"')},
             ["the distribution is called 'two' and its folder 'fulmen-two-words'"],
