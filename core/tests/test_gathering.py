@@ -10,6 +10,7 @@ from torchmetrics import MaxMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryPrecision, BinaryRecall
 
 from fulmen import Callback, CheckpointError, FulmenError, FulmenWarning, Trainer, read_checkpoint, write_checkpoint
+from fulmen.contracts.ranks import Nothing
 from fulmen.gathering import gathered, put_back
 from fulmen.testing import Regression, batches, quiet
 
@@ -198,6 +199,18 @@ def test_what_cannot_be_saved_is_named(tmp_path, capsys):
     fitted(Blind(), path=tmp_path / "a.ckpt", max_epochs=2)
     reason = "- Blind.unknown gathers values (update, compute, reset) that are in no checkpoint: give it buffers, or state_dict"
     assert reason in capsys.readouterr().out
+
+
+def test_an_object_that_has_every_attribute_is_none(tmp_path):
+    """As what a logger shows on other ranks and in a fast development run, which modules keep."""
+
+    class Keeps(Regression):
+        def on_fit_start(self):
+            self.writer = Nothing()
+
+    _, trainer = fitted(Keeps(), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt")["loops"]["fit_loop"]["gathered"] == {}
 
 
 def test_an_object_that_is_no_attribute_is_named_when_it_is_saved(tmp_path):

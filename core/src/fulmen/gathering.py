@@ -19,8 +19,8 @@ _COUNT = "_update_count"
 
 
 def gathers(value: Any) -> bool:
-    """Whether ``value`` is such an object."""
-    return all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset"))
+    """Whether ``value`` is such an object: by its class, since some objects have every attribute that they are asked for."""
+    return all(callable(getattr(type(value), method, None)) for method in ("update", "compute", "reset"))
 
 
 def gathering_parts(module: nn.Module) -> dict[str, Any]:

@@ -461,6 +461,24 @@ def test_sounds():
     assert rows(".")[0]["heard"]["audio"][0]["caption"] == "a tone"
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_where_wandb_does_not_say_how_many_rows_there_are(required, monkeypatch):
+    logger = WandbLogger(offline=True)
+    logger.required = required
+    logger.log_metrics({"a": 1.0}, 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(logger.experiment), "step", property(lambda run: 1 / 0))
+        if required:
+            with pytest.raises(ZeroDivisionError):
+                logger.state_dict()
+        else:
+            with pytest.warns(
+                FulmenWarning, match=r"\[wandb-rows\] wandb does not say how many rows a run has"
+            ):
+                assert logger.state_dict()["id"] == logger.version
+    logger.finalize("success")
+
+
 def test_rows_of_the_second_folder_are_counted_on():
     first = WandbLogger(offline=True)
     for step in range(3):

@@ -32,7 +32,7 @@ class DeviceStatsMonitor(Callback):
         Raises:
             ConfigurationError: There is none.
         """
-        if not trainer.loggers and not trainer.fast_dev_run:
+        if not trainer.loggers:
             raise ConfigurationError(
                 "DeviceStatsMonitor has no logger to send values to: leave out logger=False, or drop the callback"
             )

@@ -76,7 +76,7 @@ class LearningRateMonitor(Callback):
         Raises:
             ConfigurationError: There is no logger, or two groups would have the same name.
         """
-        if not trainer.loggers and not trainer.fast_dev_run:
+        if not trainer.loggers:
             raise ConfigurationError(
                 "LearningRateMonitor has no logger to send values to: leave out logger=False, or drop the callback"
             )

@@ -7,7 +7,6 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
@@ -368,8 +367,16 @@ class WandbLogger(Logger):
     def _count(self) -> int:
         """How many rows the run has. Asks wandb's own process, and takes what was known where that does not answer."""
         if self._run is not None:
-            with suppress(Exception):
+            try:
                 self._rows = int(self._run.step)
+            except Exception as error:  # of whatever kind: the id of the run has to be kept, and the run to be ended
+                if self.required:
+                    raise
+                warn(
+                    "wandb-rows",
+                    f"wandb does not say how many rows a run has ({type(error).__name__}: {error}); {self._rows} are assumed, "
+                    "and rows of a training that goes on may take the place of others",
+                )
         return self._rows
 
     def __getstate__(self) -> dict[str, Any]:
