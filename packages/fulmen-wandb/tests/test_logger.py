@@ -472,9 +472,7 @@ def test_where_wandb_does_not_say_how_many_rows_there_are(required, monkeypatch)
             with pytest.raises(ZeroDivisionError):
                 logger.state_dict()
         else:
-            with pytest.warns(
-                FulmenWarning, match=r"\[wandb-rows\] wandb does not say how many rows a run has"
-            ):
+            with pytest.warns(FulmenWarning, match=r"\[wandb-rows\] wandb does not say how many rows a run has"):
                 assert logger.state_dict()["id"] == logger.version
     logger.finalize("success")
 
